@@ -1,0 +1,250 @@
+"""The frozen, versioned records that rooms exchange through the run directory.
+
+What two rooms both need to know is here and is written into ``header.json``: assertions and reports read these
+records and never execute a drill script. All are plain frozen dataclasses; msgspec turns them into JSON and back.
+Units stand last in the names. Tuples, not lists, so that a record is a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from history.clock import Anchor
+
+SCHEMA_VERSION = 1
+
+ModelKind = Literal["chat", "completion", "embedding"]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model as the run knew it. ``share`` is its part of the load (all shares sum to 1)."""
+
+    name: str
+    kind: ModelKind
+    model_class: str
+    weight_bytes: int
+    gpus: int
+    replicas: int
+    priority: int
+    share: float
+    fallback: str = ""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """A node and the GPUs that it can give to replicas."""
+
+    name: str
+    gpus: int
+
+
+@dataclass(frozen=True)
+class ClusterFacts:
+    """One failure domain: its nodes and the cluster's own addresses, which the cluster prober asks.
+
+    ``api_url`` is the control plane's readiness URL; ``data_urls`` are URLs answered by the nodes (one a node).
+    """
+
+    name: str
+    nodes: tuple[NodeFacts, ...]
+    api_url: str
+    data_urls: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one replica was when the baseline ended: decides who is *affected* and who is a *bystander*."""
+
+    model: str
+    cluster: str
+    node: str
+    replica: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the load is sent to: an OpenAI-compatible entry point, and how to authenticate.
+
+    ``auth_env`` names an environment variable that holds a bearer token; the token itself is never recorded.
+    """
+
+    entry_url: str
+    auth_env: str = ""
+
+
+@dataclass(frozen=True)
+class MixEntry:
+    """One part of the mix: requests of one model and kind. Shares of a mix sum to 1."""
+
+    model: str
+    kind: ModelKind
+    share: float
+    prompt_tokens: int = 16
+    max_tokens: int = 8
+    stream: bool = True
+
+
+@dataclass(frozen=True)
+class Mix:
+    """The declared mix of models and kinds."""
+
+    entries: tuple[MixEntry, ...]
+
+
+@dataclass(frozen=True)
+class LoadSpec:
+    """The open-loop load. ``shape`` constant: evenly spaced; poisson: exponential gaps; ramp: from
+    ``rate_from_rps`` to ``rate_rps`` over ``ramp_s``, then constant. Rates in requests a second.
+
+    A request is *good* when it is ok within ``good_within_ms`` of its intended time (DESIGN 3.4).
+    ``horizon_s`` is how far the schedule was drawn; the load stops earlier when the last step ends.
+    """
+
+    shape: Literal["constant", "ramp", "poisson"]
+    rate_rps: float
+    good_within_ms: float
+    connect_timeout_s: float
+    total_timeout_s: float
+    horizon_s: float
+    seed: int
+    rate_from_rps: float = 0.0
+    ramp_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class FaultMark:
+    """A fault as the header announces it and as pages draw it. ``noop`` faults touch nothing."""
+
+    kind: str
+    cluster: str
+    signature: str
+    label: str
+    noop: bool = False
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """A step in words, for pages: ``kind`` is the noun, ``text`` what the drill script says."""
+
+    kind: str
+    text: str
+
+
+ScopeName = str
+"""``fleet`` | ``each model`` | ``each class`` | ``affected`` | ``bystanders`` | ``model:NAME`` | ``class:NAME``
+| ``served by:CLUSTER``. ``each model``/``each class`` expand to one verdict a model/class."""
+
+Indicator = Literal[
+    "recovered",
+    "service_back",
+    "detected",
+    "decided",
+    "reallocated",
+    "warm",
+    "full_capacity",
+    "lost",
+    "latency",
+    "good_ratio",
+    "no_dip",
+    "cache_hit_ratio",
+    "store_bytes",
+]
+
+WindowName = Literal["drill", "baseline", "fault", "outage", "degraded", "hold", "failback"]
+
+
+@dataclass(frozen=True)
+class ObjectiveSpec:
+    """An SLO: an indicator over a window with a limit, for a scope.
+
+    ``recovered``, ``service_back``, ``warm``: seconds since injection <= limit, proven at ``ratio``.
+    ``detected``, ``decided``, ``reallocated`` (a replacement is ready for every replica that was lost),
+    ``full_capacity``: seconds <= limit. ``lost``: bad ops in the window <= limit.
+    ``latency``: ``percentile`` of ok ops' latency in ms <= limit. ``good_ratio``: good / all in the window >= limit.
+    ``no_dip``: no relapse in the window at ``ratio`` (limit 0 relapses). ``cache_hit_ratio`` (>=) and ``store_bytes``
+    (<=, bytes sent by weight stores) come from Prometheus and are unknown without it.
+    """
+
+    name: str
+    indicator: Indicator
+    scope: ScopeName
+    window: WindowName
+    limit: float
+    unit: str
+    ratio: float = 0.99
+    percentile: float = 95.0
+    playbook: str = ""
+
+
+@dataclass(frozen=True)
+class ModelForecast:
+    """What must happen to one model if the victim goes.
+
+    ``fits`` False: ``reason`` has the numbers. ``reload_s`` is the least time that its bytes need to arrive
+    (bytes over the narrowest link, shared with everybody that reloads at once), None when nothing is lost.
+    """
+
+    model: str
+    replicas_lost: int
+    replicas_placeable: int
+    fits: bool
+    reason: str
+    reload_bytes: int
+    reload_s: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """N-1: what happens to each model if ``victim`` goes. GPU counts are of the survivors."""
+
+    victim: str
+    gpus_needed: int
+    gpus_free: int
+    models: tuple[ModelForecast, ...]
+
+    @property
+    def fits(self) -> bool:
+        """Every lost replica finds GPUs on the survivors."""
+        return all(m.fits for m in self.models)
+
+
+@dataclass(frozen=True)
+class FleetFacts:
+    """The fleet as the run found it at the end of its start-up."""
+
+    name: str
+    clusters: tuple[ClusterFacts, ...]
+    models: tuple[ModelFacts, ...]
+    placements: tuple[Placement, ...]
+    gateway_timeouts: str = ""
+    switches: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class RunHeader:
+    """Everything that a stranger needs to read the run: written once, before the first op."""
+
+    run_id: str
+    drill: str
+    description: str
+    seed: int
+    environment: str
+    anchor: Anchor
+    command_line: tuple[str, ...]
+    versions: tuple[tuple[str, str], ...]
+    commit: str
+    dirty: bool
+    host: tuple[tuple[str, str], ...]
+    fleet: FleetFacts
+    target: Target
+    mix: Mix
+    load: LoadSpec
+    steps: tuple[StepFacts, ...]
+    faults: tuple[FaultMark, ...]
+    objectives: tuple[ObjectiveSpec, ...]
+    forecast: Forecast | None = None
+    prometheus: bool = False
+    schema_version: int = SCHEMA_VERSION
+    notes: tuple[str, ...] = field(default_factory=tuple)
