@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from history.records import Signal
+
 Verdict = Literal["pass", "fail", "unknown"]
 Interval = tuple[float, float | None]
 
@@ -31,7 +33,7 @@ PHASES = (
 
 @dataclass(frozen=True)
 class ModelRecovery:
-    """The phase clock of one model, class or fleet. Scalars are the later bound; ``bounds`` has [low, high] of each phase.
+    """The phase clock of one model, class or fleet. Scalars are the later bound; ``bounds``: [low, high] each.
 
     ``unaffected``: no bad op in the fault window. ``relapsed``: after its hold, bad ops beyond chance.
     ``ratio`` is what *service back*, *recovered* and the hold prove. ``victims``: replicas lost with the cluster.
@@ -69,15 +71,6 @@ class WindowSpan:
     scope: str
     start_s: float
     end_s: float
-
-
-@dataclass(frozen=True)
-class Signal:
-    """One independent sign that a fault did (or did not) take effect."""
-
-    name: str
-    ok: bool
-    seen: str
 
 
 @dataclass(frozen=True)

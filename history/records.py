@@ -125,6 +125,15 @@ class FaultMark:
 
 
 @dataclass(frozen=True)
+class Signal:
+    """One independent sign that a fault (or its healing) did or did not take effect, and what was seen."""
+
+    name: str
+    ok: bool
+    seen: str
+
+
+@dataclass(frozen=True)
 class StepFacts:
     """A step in words, for pages: ``kind`` is the noun, ``text`` what the drill script says."""
 

@@ -1,0 +1,140 @@
+"""The seams of an environment: what the harness needs of a fleet and of each cluster in it.
+
+``local``, ``kind`` and ``contexts`` implement these. The harness observes and injects; it never places anything.
+Controls are small capability Protocols: an environment that lacks one simply does not implement it, and ``plan``
+refuses a drill that needs it. All methods are synchronous, bounded in time, and may be called from any thread;
+``watch`` blocks until its stop event is set.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from history.op import Op
+from history.records import ClusterFacts, FleetFacts, Placement, Signal, Target
+
+Emit = Callable[[Op], None]
+"""Takes an op for the history, stamped on receipt."""
+
+Say = Callable[[str], None]
+"""Takes one line of progress for people."""
+
+
+@dataclass(frozen=True)
+class Reachability:
+    """What a cluster answers right now: its API, and each of its nodes by name. ``detail`` is for people."""
+
+    api: bool
+    nodes: dict[str, bool]
+    detail: str = ""
+
+
+@runtime_checkable
+class Cluster(Protocol):
+    """One failure domain, whatever the environment."""
+
+    @property
+    def name(self) -> str: ...
+
+    def describe(self) -> ClusterFacts:
+        """Nodes, GPUs and addresses; known also while the cluster is down."""
+        ...
+
+    def reachable(self) -> Reachability:
+        """Asks the API and every node now; takes at most about 1 s."""
+        ...
+
+    def placements(self) -> tuple[Placement, ...]:
+        """Where replicas are bound now; ``FleetError`` when the API does not answer."""
+        ...
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """List, then watch: emits observer ops of replicas, stamped on receipt; ``WATCH_GAP`` after each gap."""
+        ...
+
+
+@runtime_checkable
+class PowerControl(Protocol):
+    """Power loss: everything in the cluster dies at once, without goodbye."""
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """Ways a client can experience it here: ``refused``, ``black-hole``, ``unreachable``; first is the default."""
+        ...
+
+    def power_off(self, signature: str) -> None:
+        """Returns when the kill was issued to everything; idempotent."""
+        ...
+
+    def verify_power_off(self) -> tuple[Signal, ...]:
+        """Independent signals (processes gone, API dead, data plane dead), each asked now."""
+        ...
+
+    def power_on(self) -> None:
+        """Starts the cluster again, empty; idempotent. Returns when start was issued."""
+        ...
+
+    def verify_power_on(self) -> tuple[Signal, ...]:
+        """API ready, every node ready, GPUs allocatable as declared; each asked now."""
+        ...
+
+
+@runtime_checkable
+class FreezeControl(Protocol):
+    """Freeze: everything stops and keeps its memory and its sockets; connections open and never answer."""
+
+    def freeze(self) -> None: ...
+
+    def verify_frozen(self) -> tuple[Signal, ...]: ...
+
+    def thaw(self) -> None: ...
+
+    def verify_thawed(self) -> tuple[Signal, ...]: ...
+
+
+class Controller(Protocol):
+    """Adapter to whatever re-allocates models: supplies only *detected*, *decided* and their like."""
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
+        ...
+
+
+class Fleet(Protocol):
+    """The running fleet of one run."""
+
+    @property
+    def environment(self) -> str: ...
+
+    @property
+    def clusters(self) -> tuple[Cluster, ...]: ...
+
+    @property
+    def controller(self) -> Controller | None: ...
+
+    @property
+    def prometheus_url(self) -> str | None:
+        """None where no Prometheus could be started; ``prometheus_absent`` then says why."""
+        ...
+
+    @property
+    def prometheus_absent(self) -> str: ...
+
+    def start(self, say: Say) -> None:
+        """Brings everything up and waits until every placed replica is ready; ``FleetError`` with the culprit's log."""
+        ...
+
+    def facts(self) -> FleetFacts: ...
+
+    def target(self) -> Target: ...
+
+    def died(self) -> tuple[str, ...]:
+        """Names of processes outside every cluster (gateway, store, allocator, …) that died by themselves."""
+        ...
+
+    def stop(self) -> None:
+        """Ends every process and removes every temporary file of this fleet; idempotent, never raises for the dead."""
+        ...
