@@ -1,0 +1,12 @@
+"""What a drill script is made of. Values without side effects; every one knows the line that wrote it."""
+
+from drills.engine.nouns.drill import BlastRadius, Drill, OpenLoop
+from drills.engine.nouns.faults import Fault, Freeze, Noop, PowerLoss
+from drills.engine.nouns.located import Located, Problem, Where
+from drills.engine.nouns.objectives import Objective
+from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
+
+__all__ = [
+    "Baseline", "BlastRadius", "Drill", "Fault", "Freeze", "Inject", "Located", "Noop", "Objective", "Observe",
+    "OpenLoop", "PowerLoss", "Problem", "Restore", "Step", "Until", "Where",
+]

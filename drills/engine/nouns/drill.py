@@ -1,0 +1,173 @@
+"""``Drill``: an immutable value that says everything: fleet, load, steps, objectives. Planned without running.
+
+``problems()`` collects every mistake with its file and line; nothing here touches a process or the network.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from drills.engine.nouns.faults import Fault, fault_problems
+from drills.engine.nouns.located import Located, Problem
+from drills.engine.nouns.objectives import Objective
+from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step
+from fleet.spec import FleetSpec
+from history.records import LoadSpec, Mix, MixEntry
+
+
+@dataclass(frozen=True)
+class OpenLoop(Located):
+    """Open-loop load over the fleet's models by their declared shares: sends never wait for answers.
+
+    A request is good when it is answered completely and correctly within ``good_within_ms`` of its intended time.
+    The client's time-outs belong to the drill: connect 0.9 s, not 1.0, because the kernel resends a SYN after 1 s.
+    """
+
+    rate_rps: float
+    good_within_ms: float = 500.0
+    shape: Literal["constant", "ramp", "poisson"] = "constant"
+    connect_timeout_s: float = 0.9
+    total_timeout_s: float = 5.0
+    rate_from_rps: float = 0.0
+    ramp_s: float = 0.0
+    processes: int = 1
+
+    def problems(self) -> list[Problem]:
+        found = []
+        for name in ("rate_rps", "good_within_ms", "connect_timeout_s", "total_timeout_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                found.append(f"{name}={value!r}: must be a number above 0")
+        if self.shape not in ("constant", "ramp", "poisson"):
+            found.append(f"shape={self.shape!r}: must be constant, ramp or poisson")
+        if self.shape == "ramp" and self.ramp_s <= 0:
+            found.append(f"ramp_s={self.ramp_s!r}: a ramp needs more than 0 seconds")
+        if not found and self.good_within_ms > self.total_timeout_s * 1000:
+            found.append(
+                f"good_within_ms={self.good_within_ms:g} is longer than total_timeout_s={self.total_timeout_s:g}: "
+                "no answer could be that late and still be good"
+            )
+        if self.processes < 1:
+            found.append(f"processes={self.processes!r}: must be at least 1")
+        return [self.problem(f"OpenLoop: {text}") for text in found]
+
+    def spec(self, horizon_s: float, seed: int) -> LoadSpec:
+        """The record that the load process reads."""
+        return LoadSpec(
+            shape=self.shape, rate_rps=self.rate_rps, good_within_ms=self.good_within_ms,
+            connect_timeout_s=self.connect_timeout_s, total_timeout_s=self.total_timeout_s,
+            horizon_s=horizon_s, seed=seed, rate_from_rps=self.rate_from_rps, ramp_s=self.ramp_s,
+        )
+
+
+@dataclass(frozen=True)
+class BlastRadius(Located):
+    """The declared most that a drill may touch at one time, and the least that must stay."""
+
+    clusters: int = 1
+    survivors: int = 1
+
+
+@dataclass(frozen=True)
+class Drill(Located):
+    """One drill. ``name`` is how the command line knows it: lower-case words with hyphens."""
+
+    name: str
+    fleet: FleetSpec
+    load: OpenLoop
+    steps: list[Step] | tuple[Step, ...]
+    objectives: list[Objective] | tuple[Objective, ...]
+    blast_radius: BlastRadius = BlastRadius()
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        return tuple(step.fault for step in self.steps if isinstance(step, Inject))
+
+    def longest_s(self) -> float:
+        """The longest that the steps can last, without the time that verification takes."""
+        return sum(step.longest_s() for step in self.steps)
+
+    def fault_window_s(self) -> float:
+        """The longest that the drill looks between its first injection and the restore (or its end)."""
+        total, inside = 0.0, False
+        for step in self.steps:
+            if isinstance(step, Restore) and inside:
+                break
+            if isinstance(step, Inject):
+                inside = True
+            elif inside:
+                total += step.longest_s()
+        return total
+
+    def mix(self) -> Mix:
+        """The fleet's models by their declared shares."""
+        return Mix(
+            tuple(
+                MixEntry(model.name, model.kind, model.share, max_tokens=model.max_tokens, stream=model.stream)
+                for model in self.fleet.models
+                if model.share > 0
+            )
+        )
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Every mistake, in the order of the file."""
+        found: list[Problem] = []
+        if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
+            found.append(self.problem(f"name={self.name!r}: must be lower-case words joined by hyphens"))
+        found += [self.problem(f"fleet {self.fleet.name!r}: {text}") for text in self.fleet.problems()]
+        found += self.load.problems()
+        for step in self.steps:
+            found += step.problems()
+        found += self._order_problems()
+        clusters = tuple(cluster.name for cluster in self.fleet.clusters)
+        for fault in self.faults:
+            found += fault_problems(fault, clusters)
+        found += self._objective_problems(clusters)
+        return tuple(sorted(found, key=lambda p: (p.where.file, p.where.line)))
+
+    def _order_problems(self) -> list[Problem]:
+        found: list[Problem] = []
+        hurt: set[str] = set()
+        if not self.steps or not isinstance(self.steps[0], Baseline):
+            found.append(self.problem("steps: the first step must be a Baseline; without it nothing can be compared"))
+        if not self.faults:
+            found.append(self.problem("steps: there is no Inject; a drill that injects nothing proves nothing"))
+        for step in self.steps:
+            if isinstance(step, Inject):
+                hurt.add(step.fault.cluster)
+                if len(hurt) > self.blast_radius.clusters:
+                    found.append(
+                        step.problem(
+                            f"Inject into {step.fault.cluster!r}: {len(hurt)} clusters would be hurt at once "
+                            f"({', '.join(sorted(hurt))}); the declared blast radius is {self.blast_radius.clusters}"
+                        )
+                    )
+                if len(self.fleet.clusters) - len(hurt) < self.blast_radius.survivors:
+                    found.append(
+                        step.problem(
+                            f"Inject into {step.fault.cluster!r}: {len(self.fleet.clusters) - len(hurt)} clusters "
+                            f"would survive; the declared minimum is {self.blast_radius.survivors}"
+                        )
+                    )
+            elif isinstance(step, Restore):
+                if step.cluster not in hurt:
+                    found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))
+                hurt.discard(step.cluster)
+        return found
+
+    def _objective_problems(self, clusters: tuple[str, ...]) -> list[Problem]:
+        models = tuple(model.name for model in self.fleet.models)
+        classes = tuple(dict.fromkeys(model.model_class for model in self.fleet.models))
+        found: list[Problem] = []
+        if not self.objectives:
+            found.append(self.problem("objectives: there is none; a drill without objectives can never pass"))
+        names = Counter(objective.spec.name for objective in self.objectives)
+        for objective in self.objectives:
+            found += objective.problems(models, classes, clusters)
+            if names[objective.spec.name] > 1:
+                found.append(objective.problem(f"objective {objective.spec.name}: declared twice"))
+        return found

@@ -1,0 +1,112 @@
+"""Steps: what the runner does, in order. Values only; the runner gives them effect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from assertions.live import Progress
+from drills.engine.nouns.faults import Fault
+from drills.engine.nouns.located import Located, Problem
+from history.reader import Run
+
+
+@dataclass(frozen=True)
+class Until:
+    """A live predicate over the history so far; composes with ``&`` and ``|``. It steers and never judges."""
+
+    text: str
+    check: Callable[[Run, int], Progress]
+
+    def __and__(self, other: Until) -> Until:
+        def both(run: Run, now_ns: int) -> Progress:
+            mine, theirs = self.check(run, now_ns), other.check(run, now_ns)
+            return Progress(mine.done and theirs.done, theirs.text if mine.done else mine.text)
+
+        return Until(f"{self.text} and {other.text}", both)
+
+    def __or__(self, other: Until) -> Until:
+        def either(run: Run, now_ns: int) -> Progress:
+            mine, theirs = self.check(run, now_ns), other.check(run, now_ns)
+            return Progress(mine.done or theirs.done, f"{mine.text}; {theirs.text}")
+
+        return Until(f"{self.text} or {other.text}", either)
+
+
+@dataclass(frozen=True)
+class Baseline(Located):
+    """Load on a healthy fleet: what everything later is compared with."""
+
+    seconds: float
+
+    def describe(self) -> str:
+        return f"Baseline for {self.seconds:g} s"
+
+    def longest_s(self) -> float:
+        return self.seconds
+
+    def problems(self) -> list[Problem]:
+        if self.seconds > 0:
+            return []
+        return [self.problem(f"Baseline(seconds={self.seconds!r}): a baseline needs more than 0 seconds")]
+
+
+@dataclass(frozen=True)
+class Inject(Located):
+    """Injects a fault and verifies by independent signals that it took effect."""
+
+    fault: Fault
+
+    def describe(self) -> str:
+        return f"Inject {self.fault.mark(None).kind} into {self.fault.cluster}"
+
+    def longest_s(self) -> float:
+        return 0.0
+
+    def problems(self) -> list[Problem]:
+        return []
+
+
+@dataclass(frozen=True)
+class Observe(Located):
+    """Watches until ``until`` holds, at most ``at_most_s``, and then ``then_s`` more."""
+
+    until: Until | None = None
+    at_most_s: float = 60.0
+    then_s: float = 0.0
+
+    def describe(self) -> str:
+        if self.until is None:
+            return f"Observe for {self.longest_s():g} s"
+        after = f", then {self.then_s:g} s" if self.then_s else ""
+        return f"Observe until {self.until.text}, at most {self.at_most_s:g} s{after}"
+
+    def longest_s(self) -> float:
+        return self.at_most_s + self.then_s
+
+    def problems(self) -> list[Problem]:
+        found = []
+        if self.at_most_s <= 0:
+            found.append(self.problem(f"Observe(at_most_s={self.at_most_s!r}): must be more than 0 seconds"))
+        if self.then_s < 0:
+            found.append(self.problem(f"Observe(then_s={self.then_s!r}): must not be negative"))
+        return found
+
+
+@dataclass(frozen=True)
+class Restore(Located):
+    """Heals the fault in ``cluster`` and verifies that the cluster is back."""
+
+    cluster: str
+
+    def describe(self) -> str:
+        return f"Restore {self.cluster}"
+
+    def longest_s(self) -> float:
+        return 0.0
+
+    def problems(self) -> list[Problem]:
+        return []
+
+
+Step = Baseline | Inject | Observe | Restore
