@@ -77,7 +77,7 @@ def __getattr__(name: str) -> Any:
 def main() -> None:
     """The console script ``blackstart``."""
     if error := _room_error():
-        sys.exit(f"Error: {error}") if sys.stderr is None else print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {error}", file=sys.stderr)
         sys.exit(3)
     sys.exit(import_module("drills.engine.commands").main(sys.argv[1:]))
 

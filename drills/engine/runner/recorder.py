@@ -1,0 +1,38 @@
+"""``Recorder``: the runner's own writer; every step, fault and observation of a run goes through it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from history.clock import Clock
+from history.op import RUNNER, Op, Outcome
+from history.writer import OpWriter
+
+
+class Recorder:
+    """Appends runner events, stamped by the run's clock, and passes on what observers saw."""
+
+    def __init__(self, writer: OpWriter, clock: Clock) -> None:
+        self._writer = writer
+        self.clock = clock
+
+    def event(
+        self, kind: str, *, at_ns: int | None = None, done_ns: int | None = None, outcome: Outcome = "ok",
+        cluster: str = "", error: str = "", **detail: Any,
+    ) -> Op:
+        """Records one runner event; ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``."""
+        at = self.clock() if at_ns is None else at_ns
+        op = Op(
+            source=RUNNER, process=self._writer.process, kind=kind, t_intended=at, t_sent=at,
+            t_done=at if done_ns is None else done_ns, outcome=outcome, cluster=cluster, error=error, detail=detail,
+        )
+        self._writer.append(op)
+        return op
+
+    def emit(self, op: Op) -> None:
+        """Records an op that an observer made."""
+        self._writer.append(op)
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

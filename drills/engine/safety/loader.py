@@ -1,0 +1,97 @@
+"""Drill files: found by name or path, listed without being executed, loaded by path (never imported by name)."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib.util
+import sys
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import drills
+from drills.engine.nouns import Drill
+from history.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DrillFile:
+    """A drill file as ``list`` shows it. ``summary`` is the first line of its docstring."""
+
+    name: str
+    path: Path
+    summary: str
+    text: str
+
+
+def find_all(cwd: Path) -> dict[str, DrillFile]:
+    """Drills that come with blackstart, then those in ``./drills`` (which win), by name."""
+    own = Path(drills.__file__).parent
+    found: dict[str, DrillFile] = {}
+    for folder in dict.fromkeys((own, (cwd / "drills").resolve())):
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                file = _describe(path)
+                found[file.name] = file
+    return found
+
+
+def find(name: str, cwd: Path) -> DrillFile:
+    """The drill called ``name``, or in the file at that path; ``UsageError`` with the nearest names if there is none."""
+    if name.endswith(".py") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise UsageError(f"no drill file at {name!r}", hint="give a path to a .py file, or a name of `blackstart list`")
+        return _describe(path)
+    drills_by_name = find_all(cwd)
+    wanted = name.replace("_", "-")
+    if wanted in drills_by_name:
+        return drills_by_name[wanted]
+    near = difflib.get_close_matches(wanted, drills_by_name, n=3, cutoff=0.4)
+    nearest = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(drills_by_name))}"
+    raise UsageError(f"no drill is called {name!r}", hint=f"{nearest} (`blackstart list` shows all)")
+
+
+def load(file: DrillFile) -> Drill:
+    """Executes the file and returns its ``drill``; ``UsageError`` names file and line of what went wrong."""
+    module_name = f"blackstart_drill_{file.path.stem}"
+    spec = importlib.util.spec_from_file_location(module_name, file.path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UsageError(
+            f"{file.path}:{error.lineno}: {error.msg}", hint="the file is not valid Python; mend that line"
+        ) from error
+    except Exception as error:
+        raise UsageError(
+            f"{file.path}:{_line_of(error, file.path)}: {type(error).__name__}: {error}",
+            hint="the drill file raised this while it was read; compare with a drill of `blackstart list`",
+        ) from error
+    finally:
+        sys.modules.pop(module_name, None)
+    drill = getattr(module, "drill", None)
+    if not isinstance(drill, Drill):
+        raise UsageError(
+            f"{file.path}: it defines no `drill`",
+            hint="a drill file ends with `drill = Drill(...)`; see `blackstart plan --help`",
+        )
+    return drill
+
+
+def _describe(path: Path) -> DrillFile:
+    text = path.read_text(encoding="utf-8", errors="replace")
+    try:
+        doc = ast.get_docstring(ast.parse(text)) or ""
+    except SyntaxError as error:
+        doc = f"(not valid Python: line {error.lineno}: {error.msg})"
+    return DrillFile(path.stem.replace("_", "-"), path, doc.partition("\n")[0], text)
+
+
+def _line_of(error: BaseException, path: Path) -> int | str:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    return (frames[-1].lineno if frames else None) or "?"
