@@ -1,0 +1,198 @@
+"""``problems``: everything that is wrong with a fleet's description, each with the value, the rule and the numbers.
+
+Pure; called by ``FleetSpec.problems`` and by ``plan``. It never stops at the first mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import combinations
+
+from fleet.spec import ClusterSpec, FleetSpec, ModelSpec
+
+_PLACE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
+_MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
+LOOK_ALIKE_DISTANCE = 2
+_MAX_CLUSTERS, _MAX_NODES, _MAX_REPLICAS, _MAX_GPUS = 200, 200, 64, 4096
+
+
+def problems(spec: FleetSpec) -> tuple[str, ...]:
+    """Every problem of ``spec`` in reading order; empty when it is sound."""
+    found = [*_names(spec), *_numbers(spec), *_references(spec), *_shares(spec), *_switches(spec)]
+    found += _sizes(spec)
+    if not found:  # a packing of nonsense says nothing
+        found += _capacity(spec)
+    return tuple(found)
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Levenshtein distance: insertions, deletions and changes that turn one word into the other."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        previous, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
+    return row[-1]
+
+
+def _names(spec: FleetSpec) -> Iterator[str]:
+    if not _PLACE_NAME.fullmatch(spec.name):
+        yield f"fleet name {spec.name!r}: only small letters, digits and inner dashes, at most 42"
+    for what, things in (("cluster", spec.clusters), ("model", spec.models), ("weight store", spec.stores)):
+        if not things:
+            yield f"the fleet has no {what}; it needs at least 1"
+    nodes = [node.name for cluster in spec.clusters for node in cluster.nodes]
+    clusters = [c.name for c in spec.clusters]
+    for what, names in (("cluster", clusters), ("node", nodes), ("weight store", [s.name for s in spec.stores])):
+        yield from _bad_names(what, names, _PLACE_NAME, "only small letters, digits and inner dashes, at most 42")
+    yield from _bad_names(
+        "model", [m.name for m in spec.models], _MODEL_NAME, "only letters, digits and inner . _ : -, at most 63"
+    )
+    for one, other in combinations(sorted(set(clusters)), 2):
+        if (distance := edit_distance(one, other)) <= LOOK_ALIKE_DISTANCE:
+            yield (
+                f"clusters {one!r} and {other!r} look alike: {distance} letter(s) apart, the rule is more than "
+                f"{LOOK_ALIKE_DISTANCE}; rename one, so that nobody can kill the wrong one"
+            )
+
+
+def _bad_names(what: str, names: Sequence[str], pattern: re.Pattern[str], rule: str) -> Iterator[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{what} name {name!r} is used {count} times; names must be unique in the fleet"
+        if not pattern.fullmatch(name):
+            yield f"{what} name {name!r}: {rule}"
+
+
+def _numbers(spec: FleetSpec) -> Iterator[str]:
+    if len(spec.clusters) > _MAX_CLUSTERS:
+        yield f"{len(spec.clusters)} clusters; at most {_MAX_CLUSTERS}"
+    for cluster in spec.clusters:
+        if not 1 <= len(cluster.nodes) <= _MAX_NODES:
+            yield f"cluster {cluster.name}: {len(cluster.nodes)} nodes; the rule is 1 to {_MAX_NODES}"
+        for node in cluster.nodes:
+            yield from _within(f"node {node.name}: gpus", node.gpus, 0, _MAX_GPUS)
+            yield from _positive(f"node {node.name}: cache_bytes", node.cache_bytes)
+    for model in spec.models:
+        yield from _model_numbers(model)
+    for store in spec.stores:
+        yield from _positive(f"store {store.name}: egress_bytes_s", store.egress_bytes_s)
+        yield from _positive(f"store {store.name}: max_queue", store.max_queue)
+    for link in spec.links:
+        yield from _positive(f"link of store {link.store}: bytes_s", link.bytes_s)
+
+
+def _model_numbers(model: ModelSpec) -> Iterator[str]:
+    where = f"model {model.name}:"
+    if model.kind not in ("chat", "completion", "embedding"):
+        yield f"{where} kind {model.kind!r}; the kinds are chat, completion, embedding"
+    if not model.model_class:
+        yield f"{where} model_class is empty; every model has one"
+    yield from _within(f"{where} gpus", model.gpus, 1, _MAX_GPUS)
+    yield from _within(f"{where} replicas", model.replicas, 1, _MAX_REPLICAS)
+    yield from _within(f"{where} share", model.share, 0, 1)
+    for name in ("weight_bytes", "slots", "prompt_tokens", "max_tokens"):
+        yield from _positive(f"{where} {name}", getattr(model, name))
+    for name in ("queue", "first_token_ms", "token_ms"):
+        yield from _not_negative(f"{where} {name}", getattr(model, name))
+
+
+def _references(spec: FleetSpec) -> Iterator[str]:
+    clusters, models = {c.name for c in spec.clusters}, {m.name for m in spec.models}
+    stores = {s.name: s for s in spec.stores}
+    for model in spec.models:
+        if model.fallback and model.fallback not in models:
+            yield f"model {model.name}: fallback {model.fallback!r} is no model of the fleet ({_list(models)})"
+        if model.fallback and model.fallback == model.name:
+            yield f"model {model.name}: its fallback is itself; name another model or none"
+        for home in dict.fromkeys(model.homes):
+            if home not in clusters:
+                yield f"model {model.name}: home {home!r} is no cluster of the fleet ({_list(clusters)})"
+    for store in spec.stores:
+        if store.cluster and store.cluster not in clusters:
+            yield f"store {store.name}: cluster {store.cluster!r} is no cluster of the fleet ({_list(clusters)})"
+    for name, count in Counter(link.store for link in spec.links).items():
+        if count > 1:
+            yield f"store {name} has {count} links; a store has one link to all other clusters"
+        if name not in stores:
+            yield f"a link names store {name!r}, which is no store of the fleet ({_list(stores)})"
+        elif not stores[name].cluster:
+            yield f"store {name} stands beside no cluster, so no cluster is another one: its link would never be used"
+
+
+def _shares(spec: FleetSpec) -> Iterator[str]:
+    total = sum(m.share for m in spec.models)
+    if spec.models and abs(total - 1) > 1e-6:
+        yield f"shares of the models sum to {total:.6g}; the rule is 1"
+
+
+def _switches(spec: FleetSpec) -> Iterator[str]:
+    switches = spec.switches
+    if switches.reaction not in ("automatic", "manual"):
+        yield f"switch reaction {switches.reaction!r}; it is automatic or manual"
+    for name in (
+        "detect_interval_s",
+        "detect_failures",
+        "detect_timeout_s",
+        "connect_timeout_s",
+        "read_timeout_s",
+        "health_interval_s",
+    ):
+        yield from _positive(f"switch {name}", getattr(switches, name))
+    for name in ("decision_delay_s", "retries"):
+        yield from _not_negative(f"switch {name}", getattr(switches, name))
+
+
+def _sizes(spec: FleetSpec) -> Iterator[str]:
+    """A model that no node of its homes can take, in GPUs or in cache."""
+    for model in spec.models:
+        for name, where in _domains(spec, model):
+            nodes = [node for cluster in where for node in cluster.nodes]
+            if not nodes:
+                continue
+            largest = max(nodes, key=lambda n: n.gpus)
+            if model.gpus > largest.gpus:
+                yield (
+                    f"model {model.name} needs {model.gpus} GPUs on one node; the largest node of {name} is "
+                    f"{largest.name} with {largest.gpus}"
+                )
+        for node in (n for c in spec.clusters for n in c.nodes):
+            if node.gpus >= model.gpus and node.cache_bytes < model.weight_bytes:
+                yield (
+                    f"model {model.name} has {model.weight_bytes} bytes of weights; the cache of node {node.name}, "
+                    f"which could take it, holds {node.cache_bytes}"
+                )
+
+
+def _domains(spec: FleetSpec, model: ModelSpec) -> list[tuple[str, list[ClusterSpec]]]:
+    """Groups of clusters of which one node at least must take a replica: each home, or the whole fleet."""
+    homes = [(f"its home {c.name}", [c]) for c in spec.clusters if c.name in model.homes[: model.replicas]]
+    return homes or [("the fleet", list(spec.clusters))]
+
+
+def _capacity(spec: FleetSpec) -> Iterator[str]:
+    from fleet.forecast import unplaced
+
+    for line in unplaced(spec):
+        yield f"the fleet cannot hold its models even with all clusters up: {line}"
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "it has none"
+
+
+def _within(what: str, value: float, low: float, high: float) -> Iterator[str]:
+    if not low <= value <= high:
+        yield f"{what} is {value}; the rule is {low} to {high}"
+
+
+def _positive(what: str, value: float) -> Iterator[str]:
+    if not 0 < value < float("inf"):
+        yield f"{what} is {value}; it must be more than 0"
+
+
+def _not_negative(what: str, value: float) -> Iterator[str]:
+    if not 0 <= value < float("inf"):
+        yield f"{what} is {value}; it must be 0 or more"

@@ -1,0 +1,263 @@
+"""``FleetSpec``: the description of a fleet: clusters, nodes, GPUs, models, links, weight stores, switches.
+
+A value, from Python or from a TOML file; environments start what it says, ``fleet.forecast`` reckons with it, drills
+carry it. It never starts, opens or asks anything. ``problems`` (in ``fleet.checks``) says everything that is wrong.
+
+    FleetSpec ── clusters: ClusterSpec ── nodes: NodeSpec          one failure domain, its machines, their GPUs
+        ├─ models: ModelSpec                                       what is served, how big, where, how important
+        ├─ stores: StoreSpec, links: LinkSpec                      where weights come from, and how fast
+        └─ switches: Switches                                      each remediation of the outage, on or off
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from history.errors import UsageError
+from history.records import MixEntry, ModelFacts, ModelKind
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """A machine: ``gpus`` that replicas take, and ``cache_bytes`` of local disk for weights."""
+
+    name: str
+    gpus: int
+    cache_bytes: int = 256 * MIB
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """One failure domain: its nodes live and die together."""
+
+    name: str
+    nodes: tuple[NodeSpec, ...]
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs of the cluster."""
+        return sum(node.gpus for node in self.nodes)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model and its replicas.
+
+    ``gpus`` a replica takes, all on one node. ``priority``: higher is re-allocated first. ``share`` of the load.
+    ``homes``: clusters of its replicas in order, used round robin; empty = spread over all clusters.
+    ``slots`` requests run at once in a replica, ``queue`` wait, the next is answered 429.
+    ``first_token_ms`` and ``token_ms`` are how long a replica takes for its first and each further token.
+    """
+
+    name: str
+    kind: ModelKind
+    model_class: str
+    weight_bytes: int
+    gpus: int = 1
+    replicas: int = 1
+    priority: int = 0
+    share: float = 0.0
+    fallback: str = ""
+    homes: tuple[str, ...] = ()
+    slots: int = 8
+    queue: int = 64
+    prompt_tokens: int = 16
+    max_tokens: int = 8
+    stream: bool = True
+    first_token_ms: float = 5.0
+    token_ms: float = 2.0
+
+
+@dataclass(frozen=True)
+class StoreSpec:
+    """A weight store: one account with one egress limit. ``cluster``: the cluster that it stands beside, "" = none.
+
+    A store outlives every cluster (it is the provider's). ``max_queue`` downloads at once, then 503 ServerBusy.
+    """
+
+    name: str
+    egress_bytes_s: float
+    cluster: str = ""
+    max_queue: int = 64
+
+
+@dataclass(frozen=True)
+class LinkSpec:
+    """The slower link that ``store`` has to each cluster other than its own, in bytes a second a cluster."""
+
+    store: str
+    bytes_s: float
+
+
+@dataclass(frozen=True)
+class Switches:
+    """Each remediation of the outage as a switch, and the controllers' time-outs.
+
+    ``peer_fetch``: nodes fetch weights from each other first. ``reaction``: who decides to move models.
+    A cluster counts as lost after ``detect_failures`` failed polls, one each ``detect_interval_s``.
+    ``decision_delay_s``: how long people take before an automatic reaction starts. ``failback``: models go home when
+    their cluster is back. ``retries`` and the time-outs from there on are the gateway's.
+    """
+
+    peer_fetch: bool = False
+    reaction: Literal["automatic", "manual"] = "automatic"
+    detect_interval_s: float = 0.25
+    detect_failures: int = 3
+    detect_timeout_s: float = 0.5
+    decision_delay_s: float = 0.0
+    failback: bool = True
+    retries: int = 0
+    connect_timeout_s: float = 0.3
+    read_timeout_s: float = 10.0
+    health_interval_s: float = 0.5
+
+    def to_facts(self) -> tuple[tuple[str, str], ...]:
+        """(name, value) of every switch, for the run's header."""
+        return tuple((f.name, str(getattr(self, f.name))) for f in fields(self))
+
+
+@dataclass(frozen=True)
+class FleetSpec:
+    """The whole fleet; see the module docstring. Made by hand, by ``fleets`` or by ``from_toml``."""
+
+    name: str
+    clusters: tuple[ClusterSpec, ...]
+    models: tuple[ModelSpec, ...]
+    stores: tuple[StoreSpec, ...]
+    links: tuple[LinkSpec, ...] = ()
+    switches: Switches = field(default_factory=Switches)
+
+    def cluster(self, name: str) -> ClusterSpec:
+        """The cluster of that name; ``UsageError`` that lists the names there are."""
+        for cluster in self.clusters:
+            if cluster.name == name:
+                return cluster
+        known = ", ".join(c.name for c in self.clusters)
+        raise UsageError(f"{name!r} is no cluster of fleet {self.name!r}", hint=f"its clusters are: {known}")
+
+    def model(self, name: str) -> ModelSpec:
+        """The model of that name; ``UsageError`` that lists the names there are."""
+        for model in self.models:
+            if model.name == name:
+                return model
+        known = ", ".join(m.name for m in self.models)
+        raise UsageError(f"{name!r} is no model of fleet {self.name!r}", hint=f"its models are: {known}")
+
+    def stores_for(self, cluster: str) -> tuple[StoreSpec, ...]:
+        """All stores in the order that nodes of ``cluster`` ask them: beside it, beside none, beside others."""
+        return tuple(sorted(self.stores, key=lambda s: 0 if s.cluster == cluster else 1 if not s.cluster else 2))
+
+    def link_bytes_s(self, store: str) -> float:
+        """What ``store`` gives to each cluster other than its own, bytes a second; 0 = no limit of its own."""
+        return next((link.bytes_s for link in self.links if link.store == store), 0.0)
+
+    def problems(self) -> tuple[str, ...]:
+        """Every problem at once, each quoting value and rule; empty when the fleet is sound."""
+        from fleet.checks import problems
+
+        return problems(self)
+
+    def validated(self) -> FleetSpec:
+        """Itself; ``UsageError`` with all problems when there are any."""
+        if problems := self.problems():
+            count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
+            raise UsageError(
+                f"fleet {self.name!r} has {count}:\n" + "\n".join(f"  - {p}" for p in problems),
+                hint="correct all of them; FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
+                problems=problems,
+            )
+        return self
+
+    def model_facts(self) -> tuple[ModelFacts, ...]:
+        """The models as a run's header records them."""
+        return tuple(
+            ModelFacts(
+                name=m.name,
+                kind=m.kind,
+                model_class=m.model_class,
+                weight_bytes=m.weight_bytes,
+                gpus=m.gpus,
+                replicas=m.replicas,
+                priority=m.priority,
+                share=m.share,
+                fallback=m.fallback,
+            )
+            for m in self.models
+        )
+
+    def mix_entries(self) -> tuple[MixEntry, ...]:
+        """The load over the fleet's models by their declared shares; models of share 0 are left out."""
+        return tuple(
+            MixEntry(m.name, m.kind, m.share, m.prompt_tokens, m.max_tokens, m.stream and m.kind != "embedding")
+            for m in self.models
+            if m.share > 0
+        )
+
+    @classmethod
+    def from_toml(cls, path: Path) -> FleetSpec:
+        """Reads a fleet file: ``name``, ``[switches]``, arrays of tables ``clusters``, ``models``, ``stores``, ``links``.
+
+        ``UsageError`` when it cannot be read, or with every table that has the wrong shape; what the values mean is
+        checked by ``problems`` afterwards.
+        """
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise UsageError(
+                f"fleet file {path} cannot be read: {error}", hint="give a TOML file that describes a fleet"
+            ) from error
+        return _from_tables(raw, str(path))
+
+
+_TABLES: dict[str, type] = {"clusters": ClusterSpec, "models": ModelSpec, "stores": StoreSpec, "links": LinkSpec}
+
+
+def _from_tables(raw: dict[str, Any], path: str) -> FleetSpec:
+    wrong: list[str] = []
+    parts: dict[str, tuple[Any, ...]] = {}
+    for key in sorted(raw.keys() - {"name", "switches", *_TABLES}):
+        wrong.append(f"{key!r} is no part of a fleet; the parts are name, switches, {', '.join(_TABLES)}")
+    if not isinstance(raw.get("name"), str):
+        wrong.append(f"name is {raw.get('name')!r}; it must be a text")
+    for key, kind in _TABLES.items():
+        tables = raw.get(key, [])
+        if not isinstance(tables, list):
+            wrong.append(f"{key} is {tables!r}; it must be an array of tables: [[{key}]]")
+            tables = []
+        made = (_convert(table, kind, f"{key}[{i}]", wrong) for i, table in enumerate(tables))
+        parts[key] = tuple(part for part in made if part is not None)
+    switches = _convert(raw.get("switches", {}), Switches, "switches", wrong)
+    if wrong:
+        raise UsageError(
+            f"fleet file {path} has {len(wrong)} mistake(s):\n" + "\n".join(f"  - {w}" for w in wrong),
+            hint="FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
+            problems=tuple(wrong),
+        )
+    return FleetSpec(name=raw["name"], switches=switches, **parts)
+
+
+def _convert(table: Any, kind: type, where: str, wrong: list[str]) -> Any:
+    """One table as a record; None, with its mistakes added to ``wrong``, when it has the wrong shape."""
+    if not isinstance(table, dict):
+        wrong.append(f"{where} is {table!r}; it must be a table")
+        return None
+    name = f" ({table['name']})" if "name" in table else ""
+    known = {f.name for f in fields(kind)}
+    extra = sorted(table.keys() - known)
+    wrong.extend(f"{where}{name}: {key!r} is no field of it; fields are {', '.join(sorted(known))}" for key in extra)
+    if kind is ClusterSpec:
+        for i, node in enumerate(table.get("nodes", [])):
+            if isinstance(node, dict) and (odd := sorted(node.keys() - {f.name for f in fields(NodeSpec)})):
+                wrong.append(f"{where}{name}.nodes[{i}]: {', '.join(odd)}: no field of a node")
+    try:
+        return msgspec.convert(table, kind)
+    except msgspec.ValidationError as error:
+        wrong.append(f"{where}{name}: {error}")
+        return None
