@@ -1,0 +1,115 @@
+"""A whole run: Plan -> RunOutcome. Heals and cleans up on every way out, and always writes a result if it can."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from assertions.result import Result
+from drills.engine.runner.finish import judge, merge_history, write_reports
+from drills.engine.runner.session import RunStopped, Session
+from drills.engine.runner.steps import StepRunner
+from drills.engine.runner.view import View
+from drills.engine.safety.plan import Plan, work_dir
+from fleet.environments import open_fleet
+from history.errors import BlackstartError, RecordingError, Refused
+from history.op import INTERRUPTED, PROCESS_DIED
+from history.reader import Run
+from history.rundir import RunDirectory
+
+EXIT_CODES = {"pass": 0, "fail": 1, "unknown": 2}
+INTERRUPTED_EXIT = 130
+
+
+@dataclass(frozen=True)
+class RunOutcome:
+    """What came of a run: its directory, its result, and the exit code that says it all."""
+
+    directory: RunDirectory
+    run: Run
+    result: Result
+    exit_code: int
+    failures: tuple[str, ...]
+
+
+def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...]) -> RunOutcome:
+    """Runs a plan. Ctrl-C heals, drains and still judges (exit 130); errors of the harness raise after clean-up."""
+    directory, run_id = make_directory(plan, out)
+    fleet = open_fleet(plan.environment, plan.drill.fleet, work_dir=work_dir(directory.path), logs=directory.logs)
+    session = Session(plan, fleet, directory, run_id, view, command_line)
+    interrupted = False
+    with _signals(view) as cleaning:
+        try:
+            with session:
+                try:
+                    StepRunner(session).run(tuple(plan.drill.steps))
+                except RunStopped as stopped:
+                    session.recorder.event(PROCESS_DIED, outcome="fail", error="stopped", text=stopped.reason)
+                    view.done(stopped.reason, ok=False)
+                except KeyboardInterrupt:
+                    interrupted = True
+                    session.recorder.event(INTERRUPTED, outcome="fail", error="interrupted")
+                    view.done("Interrupted: healing, draining and judging what was seen", ok=False)
+                finally:
+                    cleaning.set()
+                    view.step("Stopping load and fleet")
+        except RecordingError:
+            raise
+        except BlackstartError:
+            merge_history(directory)
+            raise
+        view.done("Stopped load and fleet", ok=not session.failures)
+        merge_history(directory)
+        run, result = judge(directory.path)
+        write_reports(directory.path, run, result)
+    code = INTERRUPTED_EXIT if interrupted else EXIT_CODES[result.verdict]
+    return RunOutcome(directory, run, result, code, tuple(session.failures))
+
+
+def make_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
+    """A new run directory beneath ``out`` with the drill's text in it."""
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    run_id = f"{plan.drill.name}-{stamp}-{plan.seed}"
+    directory = RunDirectory((out / run_id).resolve())
+    try:
+        directory.path.mkdir(parents=True)
+        directory.logs.mkdir()
+        directory.drill.write_text(plan.file.text, encoding="utf-8")
+    except FileExistsError as error:
+        raise Refused(
+            f"the run directory {directory.path} exists already", hint="wait a second, or choose another --out or --seed"
+        ) from error
+    except OSError as error:
+        raise RecordingError(
+            f"cannot write to {directory.path}: {error.strerror}", hint="free space, or choose another place with --out DIR"
+        ) from error
+    return directory, run_id
+
+
+@contextmanager
+def _signals(view: View) -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt once; during clean-up they only say that it is under way."""
+    cleaning = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if cleaning.is_set():
+            view.note("still healing and cleaning up; this ends by itself")
+            return
+        cleaning.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield cleaning
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield cleaning
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,124 @@
+"""Carries out the steps of a drill on a session: waits on the clock, injects, observes, restores."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
+from drills.engine.runner.session import RunStopped, Session
+from drills.engine.runner.view import Strip
+from history.clock import NS_PER_MS, NS_PER_S
+from history.op import STEP_END, STEP_START
+from history.reader import Run
+
+TICK_S = 0.1
+LOOK_S = 0.5
+"""Live predicates and the strip are evaluated this often; more rarely when one look costs more than a fifth of it."""
+STRIP_S = 2.0
+"""The strip shows this many seconds of settled sends."""
+
+
+class StepRunner:
+    """Runs steps one after the other; every step is an event of the history."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._look_s = LOOK_S
+        self._next_look = 0.0
+        self._run: Run | None = None
+
+    def run(self, steps: tuple[Step, ...]) -> None:
+        """All steps; ``RunStopped`` when the run cannot go on."""
+        for index, step in enumerate(steps):
+            session = self._session
+            session.recorder.event(STEP_START, index=index, step=type(step).__name__, text=step.describe())
+            began = session.clock()
+            session.view.step(step.describe())
+            ok, text = self._carry_out(step)
+            session.recorder.event(STEP_END, at_ns=began, done_ns=session.clock(), index=index, text=text)
+            session.view.done(text, ok)
+
+    def _carry_out(self, step: Step) -> tuple[bool, str]:
+        session, began = self._session, self._session.clock()
+        if isinstance(step, Baseline):
+            start = max(began, session.load_start_ns)
+            self._wait(start + round(step.seconds * NS_PER_S), "baseline")
+            return True, f"{step.describe()}{self._glance()}"
+        if isinstance(step, Inject):
+            signals = session.inject(step.fault)
+            seen = ", ".join(signal.seen for signal in signals)
+            return True, f"{session.plan.marks[0].label}; verified in {self._since(began):.2f} s ({seen})"
+        if isinstance(step, Restore):
+            signals = session.heal(step.cluster)
+            if failed := [signal for signal in signals if not signal.ok]:
+                raise RunStopped(
+                    f"{step.cluster} was not verified back: " + "; ".join(f"{s.name}: {s.seen}" for s in failed)
+                )
+            return True, f"Restored {step.cluster}; verified in {self._since(began):.1f} s"
+        return self._observe(step, began)
+
+    def _observe(self, step: Observe, began: int) -> tuple[bool, str]:
+        deadline = began + round(step.at_most_s * NS_PER_S)
+        reached, waiting = self._wait(deadline, "observing", step.until)
+        text = step.describe()
+        if step.until is not None:
+            text = f"{step.until.text} after {self._since(began):.1f} s" if reached else (
+                f"not {step.until.text} within {step.at_most_s:g} s ({waiting})"
+            )
+        if step.then_s:
+            self._wait(self._session.clock() + round(step.then_s * NS_PER_S), "observing on")
+        return step.until is None or reached, f"{text}{self._glance()}"
+
+    def _wait(self, until_ns: int, phase: str, criterion: Until | None = None) -> tuple[bool, str]:
+        """Waits for the clock or the criterion; (criterion reached, what it still waits for)."""
+        session, waiting = self._session, ""
+        while (now := session.clock()) < until_ns:
+            session.watch_processes()
+            if time.monotonic() >= self._next_look:
+                run = self._look()
+                if criterion is not None:
+                    progress = criterion.check(run, session.clock())
+                    waiting = progress.text
+                    if progress.done:
+                        return True, ""
+                session.view.tick(self._strip(run, phase, waiting))
+            time.sleep(min(TICK_S, max(0.0, (until_ns - now) / NS_PER_S)))
+        return False, waiting
+
+    def _look(self) -> Run:
+        began = time.monotonic()
+        self._run = self._session.tail.run()
+        self._look_s = max(LOOK_S, 5 * (time.monotonic() - began))
+        self._next_look = time.monotonic() + self._look_s
+        return self._run
+
+    def _glance(self) -> str:
+        strip = self._strip(self._look(), "", "")
+        good = "" if strip.good_ratio is None else f" · good {100 * strip.good_ratio:.1f} %"
+        p99 = "" if strip.latency_ms_p99 is None else f" · p99 {strip.latency_ms_p99:.0f} ms"
+        return f"{good}{p99}"
+
+    def _strip(self, run: Run, phase: str, waiting: str) -> Strip:
+        session = self._session
+        now = session.clock()
+        settled = now - round(run.header.load.good_within_ms * NS_PER_MS)
+        load = run.load
+        recent = load.take((load.t_intended < settled) & (load.t_intended >= settled - round(STRIP_S * NS_PER_S)))
+        elapsed = max(0.0, (now - session.load_start_ns) / NS_PER_S)
+        recorded = int(np.count_nonzero(run.history.requests.source.where("load")))
+        due = int(np.searchsorted(run.schedule.offset_ns, now - session.load_start_ns))
+        if not len(recent):
+            return Strip(phase, elapsed, in_flight=max(0, due - recorded), waiting_for=waiting)
+        latency_ms = (recent.t_done - recent.t_intended) / NS_PER_MS
+        ok = recent.outcome.where("ok")
+        good = ok & (latency_ms <= run.header.load.good_within_ms)
+        p50, p99 = np.percentile(latency_ms[ok], [50, 99]) if ok.any() else (None, None)
+        return Strip(
+            phase, elapsed, rate_rps=len(recent) / STRIP_S, good_ratio=float(np.mean(good)),
+            latency_ms_p50=p50, latency_ms_p99=p99, in_flight=max(0, due - recorded), waiting_for=waiting,
+        )
+
+    def _since(self, began_ns: int) -> float:
+        return (self._session.clock() - began_ns) / NS_PER_S
