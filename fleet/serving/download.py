@@ -1,0 +1,168 @@
+"""Downloads for the node agent: manifests and objects from peers and stores, nearest first, verified, with retries.
+
+The agent calls ``object`` once per missing object (single flight is the agent's business). Nothing is renamed into
+place before its sha256 is right; a wrong object is reported, deleted and asked for again, elsewhere first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from zlib import crc32
+
+import aiohttp
+
+from fleet.serving.bucket import MAX_CHUNK_BYTES, Sleep
+from fleet.serving.config import AgentConfig
+from fleet.serving.weights import Manifest, WeightObject, decode_manifest
+from history.clock import NS_PER_S, Clock, now_ns
+from history.errors import FleetError
+from history.op import PEER, STORE
+
+RETRY_S: Final = 0.1
+PEER_REST_S: Final = 2.0
+"""A peer that failed is not asked again for this long."""
+
+
+class Unavailable(Exception):
+    """One source cannot give the object now; ``wait_s``: how long it asks to be left alone (503)."""
+
+    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+@dataclass(frozen=True)
+class Source:
+    """Somebody who may have an object: ``tier`` peer or store."""
+
+    tier: str
+    url: str
+
+
+OnCorrupt = Callable[[WeightObject, Source], None]
+
+
+class Downloader:
+    """Downloads into ``cache_dir``; one per agent. ``corrupt`` is told of each object that failed its hash."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        session: aiohttp.ClientSession,
+        corrupt: OnCorrupt,
+        *,
+        clock: Clock = now_ns,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._corrupt = corrupt
+        self._clock = clock
+        self._sleep = sleep
+        self._stores = tuple(Source(STORE, url.rstrip("/")) for url in config.store_urls)
+        self._peers = tuple(Source(PEER, url.rstrip("/")) for url in config.peer_urls) if config.peer_fetch else ()
+        self._resting: dict[Source, int] = {}
+
+    async def manifest(self, model: str) -> Manifest:
+        """The manifest from the nearest source that answers; ``KeyError`` when a store says that there is none."""
+        deadline_ns = self._deadline_ns()
+        reason = "no store is configured"
+        while True:
+            for source in (*self._stores, *self._peers):
+                try:
+                    return await self._manifest(source, model)
+                except (Unavailable, aiohttp.ClientError, TimeoutError) as error:
+                    reason = f"{source.url}: {_text(error)}"
+            await self._rest(RETRY_S, deadline_ns, f"the manifest of {model}", reason)
+
+    async def object(self, item: WeightObject, path: Path) -> str:
+        """Brings ``item`` to ``path``, whole and verified; returns the tier that gave it.
+
+        ``FleetError`` when no source gave it within ``fetch_timeout_s``.
+        """
+        deadline_ns = self._deadline_ns()
+        reason = "no store is configured"
+        while True:
+            wait_s = RETRY_S
+            for source in self._order(item):
+                try:
+                    await self._object(source, item, path)
+                    return source.tier
+                except Unavailable as error:
+                    reason, wait_s = f"{source.url}: {error}", max(wait_s, error.wait_s)
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    reason = f"{source.url}: {_text(error)}"
+                    if source.tier == PEER:
+                        self._resting[source] = self._clock() + round(PEER_REST_S * NS_PER_S)
+            await self._rest(wait_s, deadline_ns, f"object {item.sha256[:12]}", reason)
+
+    def _order(self, item: WeightObject) -> tuple[Source, ...]:
+        now = self._clock()
+        awake = [peer for peer in self._peers if self._resting.get(peer, 0) <= now]
+        if awake:  # begin at another peer for each object, so that peers share the work
+            turn = crc32(item.sha256.encode()) % len(awake)
+            awake = awake[turn:] + awake[:turn]
+        return (*awake, *self._stores)
+
+    async def _manifest(self, source: Source, model: str) -> Manifest:
+        async with self._session.get(f"{source.url}/models/{model}", timeout=self._timeout(source)) as response:
+            if response.status == 404 and source.tier == STORE:
+                raise KeyError(model)
+            if response.status != 200:
+                raise Unavailable(f"answered {response.status}")
+            return decode_manifest(await response.read())
+
+    async def _object(self, source: Source, item: WeightObject, path: Path) -> None:
+        url = f"{source.url}/objects/{item.sha256}"
+        query = {"cluster": self._config.cluster}
+        part = path.with_name(f"{path.name}.part")
+        try:
+            async with self._session.get(url, params=query, timeout=self._timeout(source)) as response:
+                if response.status != 200:
+                    raise Unavailable(f"answered {response.status}", _retry_after_s(response))
+                digest = hashlib.sha256()
+                with part.open("wb", buffering=0) as file:
+                    async for chunk in response.content.iter_chunked(MAX_CHUNK_BYTES):
+                        digest.update(chunk)
+                        file.write(chunk)
+            if digest.hexdigest() != item.sha256:
+                self._corrupt(item, source)
+                raise Unavailable("sent corrupt bytes")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _timeout(self, source: Source) -> aiohttp.ClientTimeout:
+        config = self._config
+        read_s = config.read_timeout_s if source.tier == STORE else min(1.0, config.read_timeout_s)
+        return aiohttp.ClientTimeout(total=None, sock_connect=config.connect_timeout_s, sock_read=read_s)
+
+    def _deadline_ns(self) -> int:
+        return self._clock() + round(self._config.fetch_timeout_s * NS_PER_S)
+
+    async def _rest(self, wait_s: float, deadline_ns: int, what: str, reason: str) -> None:
+        if self._clock() + wait_s * NS_PER_S >= deadline_ns:
+            raise FleetError(
+                f"{what} did not arrive within {self._config.fetch_timeout_s:g} s; last: {reason}",
+                hint="see the weight store's log and its egress limit; fetch_timeout_s is the agent's limit",
+            )
+        await self._sleep(wait_s)
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float:
+    """Seconds that the other side asks for: Retry-After-Ms where given, else Retry-After (whole seconds)."""
+    try:
+        if exact := response.headers.get("Retry-After-Ms"):
+            return max(0.0, float(exact) / 1000)
+        return max(0.0, float(response.headers.get("Retry-After", "0")))
+    except ValueError:
+        return 0.0
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,104 @@
+"""What all serving processes share: bind, serve until SIGTERM, end within a second; metrics and log handlers.
+
+Called by the ``run`` of each serving module, by hand or in the forked child of a preloaded parent: everything is
+made inside the call (loop, registry, log file), nothing at import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import click
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from history.errors import BlackstartError, FleetError
+
+SHUTDOWN_S: Final = 0.3
+"""How long open requests may take to end by themselves after SIGTERM; then they are cancelled."""
+
+KEEP_ALIVE_S: Final = 75.0
+"""An idle connection lives this long here; clients drop theirs sooner, so that none is reused as it closes."""
+
+Drain = Callable[[], Awaitable[None]]
+Config = TypeVar("Config")
+
+
+def serve(app: web.Application, host: str, port: int, *, log: logging.Logger, drain: Drain | None = None) -> None:
+    """Serves ``app`` until SIGTERM or SIGINT, then awaits ``drain`` (still serving) and closes.
+
+    ``FleetError`` when the address cannot be bound.
+    """
+    asyncio.run(_serve(app, host, port, log, drain))
+
+
+async def _serve(app: web.Application, host: str, port: int, log: logging.Logger, drain: Drain | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=log,
+        handler_cancellation=True,  # a client that hangs up cancels its handler: that is how 499 is seen
+        keepalive_timeout=KEEP_ALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+        except OSError as error:
+            raise FleetError(
+                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
+                hint="another process holds this port, or the address is not this machine's; choose another",
+            ) from error
+        log.info("serving on %s:%d, pid %d", host, port, os.getpid())
+        await stop.wait()
+        if drain is not None:
+            await drain()
+    finally:
+        await runner.cleanup()
+        log.info("ended")
+
+
+def process_log(name: str, log_dir: Path | None) -> logging.Logger:
+    """A logger of this process alone: ``log_dir``/NAME.log, or standard error without a directory."""
+    log = logging.Logger(name)
+    handler: logging.Handler = logging.StreamHandler()
+    if log_dir is not None:
+        log_dir.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(log_dir / f"{name}.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    return log
+
+
+def metrics_handler(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """``GET /metrics`` of one process's own registry, in Prometheus text format."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return metrics
+
+
+async def healthz(_: web.Request) -> web.Response:
+    """``GET /healthz`` of a process that is healthy as long as it answers."""
+    return web.json_response({"status": "ok"})
+
+
+def run_by_hand(run: Callable[[Config], None], config: Config) -> None:
+    """For the command lines: a known error becomes its message and hint, not a traceback."""
+    try:
+        run(config)
+    except BlackstartError as error:
+        raise click.ClickException(f"{error.message}\n{error.hint}") from error

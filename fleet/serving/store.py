@@ -1,0 +1,131 @@
+"""The weight store: one object store account with an egress limit, as a process of its own.
+
+Agents ask it for manifests and objects. It sends the bytes that are on its disk, paced by the account's token bucket
+and, for other clusters, by that cluster's link; it refuses work beyond its queue and never hides or repairs anything.
+
+    GET /models/{model}                  the manifest
+    GET /objects/{sha256}?cluster=NAME   the bytes; 503 {"error": "ServerBusy"} with Retry-After past max_queue
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import click
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
+from fleet.serving.config import StoreConfig
+from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
+
+__all__ = ["StoreConfig", "build_app", "make_weights", "run"]
+
+
+class Store:
+    """The state of a store process: its buckets and how many downloads are in progress."""
+
+    def __init__(self, config: StoreConfig, registry: CollectorRegistry) -> None:
+        self._config = config
+        self._egress = TokenBucket(config.egress_bytes_s)
+        self._links: dict[str, TokenBucket] = {}
+        self._active = 0
+        self._sent = Counter("weight_store_sent_bytes", "Bytes of objects sent.", ["store"], registry=registry).labels(
+            config.name
+        )
+        self._requests = Counter(
+            "weight_store_requests", "Object requests by answer.", ["store", "code"], registry=registry
+        )
+        downloads = Gauge("weight_store_downloads", "Downloads in progress.", ["store"], registry=registry)
+        downloads.labels(config.name).set_function(lambda: self._active)
+
+    async def get_model(self, request: web.Request) -> web.Response:
+        """The manifest of a model; 404 when there is none."""
+        model = request.match_info["model"]
+        try:
+            data = manifest_path(self._config.root, model).read_bytes()
+        except FileNotFoundError:
+            return web.json_response({"error": f"no weights for model {model!r}"}, status=404)
+        return web.Response(body=data, content_type="application/json")
+
+    async def get_object(self, request: web.Request) -> web.StreamResponse:
+        """The bytes of an object through the limits; 404 when there is none, 503 when the queue is full."""
+        name = request.match_info["sha256"]
+        path = object_path(self._config.root, name)
+        if not is_sha256(name) or not path.is_file():
+            return self._answer(404, {"error": f"no object {name!r}"})
+        if self._active >= self._config.max_queue:
+            return self._busy()
+        self._active += 1
+        try:
+            return await self._send(request, path)
+        finally:
+            self._active -= 1
+
+    async def _send(self, request: web.Request, path: Path) -> web.StreamResponse:
+        buckets = self._buckets(request.query.get("cluster", ""))
+        size = chunk_bytes(min((b.bytes_s for b in buckets if b.bytes_s > 0), default=0))
+        with path.open("rb", buffering=0) as file:  # read in the loop: the page cache answers in microseconds
+            response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+            response.content_length = path.stat().st_size
+            await response.prepare(request)
+            while chunk := file.read(size):
+                await pass_through(buckets, len(chunk))
+                await response.write(chunk)
+                self._sent.inc(len(chunk))
+        self._requests.labels(self._config.name, "200").inc()
+        return response
+
+    def _buckets(self, cluster: str) -> tuple[TokenBucket, ...]:
+        here = self._config.cluster
+        if not here or not cluster or cluster == here:
+            return (self._egress,)
+        link = self._links.setdefault(cluster, TokenBucket(self._config.cross_cluster_bytes_s))
+        return (self._egress, link)
+
+    def _busy(self) -> web.Response:
+        answer = self._answer(503, {"error": "ServerBusy", "downloads": self._active})
+        answer.headers["Retry-After"] = str(math.ceil(self._config.retry_after_s))  # whole seconds, by the standard
+        answer.headers["Retry-After-Ms"] = str(round(self._config.retry_after_s * 1000))
+        return answer
+
+    def _answer(self, status: int, body: dict[str, object]) -> web.Response:
+        self._requests.labels(self._config.name, str(status)).inc()
+        return web.json_response(body, status=status)
+
+
+def build_app(config: StoreConfig) -> web.Application:
+    """The store as an application with a registry of its own."""
+    registry = CollectorRegistry()
+    store = Store(config, registry)
+    app = web.Application()
+    app.router.add_get("/models/{model:.+}", store.get_model)
+    app.router.add_get("/objects/{sha256}", store.get_object)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", metrics_handler(registry))
+    return app
+
+
+def run(config: StoreConfig) -> None:
+    """Serves until SIGTERM."""
+    serve(build_app(config), config.host, config.port, log=process_log(f"store-{config.name}", config.log_dir))
+
+
+@click.command()
+@click.option("--name", default="store", show_default=True, help="Name in metrics.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, required=True)
+@click.option("--root", type=click.Path(path_type=Path, exists=True), required=True, help="Directory with weights.")
+@click.option("--egress-bytes-s", type=float, default=0, show_default=True, help="Account egress limit, 0 = none.")
+@click.option("--cluster", default="", help="Cluster that the account lives in; empty = outside all.")
+@click.option("--cross-cluster-bytes-s", type=float, default=0, show_default=True, help="Limit of each other link.")
+@click.option("--max-queue", type=int, default=64, show_default=True, help="Downloads at once; then 503 ServerBusy.")
+def main(**options: object) -> None:
+    """Run a weight store: GET /models/NAME, GET /objects/SHA256?cluster=NAME."""
+    run_by_hand(run, StoreConfig(**options))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
