@@ -30,8 +30,24 @@ if TYPE_CHECKING:
     from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec
 
 __all__ = [
-    "Baseline", "BlastRadius", "ClusterSpec", "Drill", "FleetSpec", "Freeze", "Inject", "LinkSpec", "ModelSpec",
-    "NodeSpec", "Noop", "Observe", "OpenLoop", "PowerLoss", "Restore", "StoreSpec", "fleets", "objectives",
+    "Baseline",
+    "BlastRadius",
+    "ClusterSpec",
+    "Drill",
+    "FleetSpec",
+    "Freeze",
+    "Inject",
+    "LinkSpec",
+    "ModelSpec",
+    "NodeSpec",
+    "Noop",
+    "Observe",
+    "OpenLoop",
+    "PowerLoss",
+    "Restore",
+    "StoreSpec",
+    "fleets",
+    "objectives",
 ]
 
 __version__ = "0.1.0"

@@ -7,6 +7,21 @@ from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
 
 __all__ = [
-    "Baseline", "BlastRadius", "Drill", "Fault", "Freeze", "Inject", "Located", "Noop", "Objective", "Observe",
-    "OpenLoop", "PowerLoss", "Problem", "Restore", "Step", "Until", "Where",
+    "Baseline",
+    "BlastRadius",
+    "Drill",
+    "Fault",
+    "Freeze",
+    "Inject",
+    "Located",
+    "Noop",
+    "Objective",
+    "Observe",
+    "OpenLoop",
+    "PowerLoss",
+    "Problem",
+    "Restore",
+    "Step",
+    "Until",
+    "Where",
 ]

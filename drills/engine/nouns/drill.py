@@ -14,7 +14,7 @@ from typing import Literal
 from drills.engine.nouns.faults import Fault, fault_problems
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
-from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step
+from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
 from fleet.spec import FleetSpec
 from history.records import LoadSpec, Mix, MixEntry
 
@@ -58,9 +58,15 @@ class OpenLoop(Located):
     def spec(self, horizon_s: float, seed: int) -> LoadSpec:
         """The record that the load process reads."""
         return LoadSpec(
-            shape=self.shape, rate_rps=self.rate_rps, good_within_ms=self.good_within_ms,
-            connect_timeout_s=self.connect_timeout_s, total_timeout_s=self.total_timeout_s,
-            horizon_s=horizon_s, seed=seed, rate_from_rps=self.rate_from_rps, ramp_s=self.ramp_s,
+            shape=self.shape,
+            rate_rps=self.rate_rps,
+            good_within_ms=self.good_within_ms,
+            connect_timeout_s=self.connect_timeout_s,
+            total_timeout_s=self.total_timeout_s,
+            horizon_s=horizon_s,
+            seed=seed,
+            rate_from_rps=self.rate_from_rps,
+            ramp_s=self.ramp_s,
         )
 
 

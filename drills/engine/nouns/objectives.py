@@ -87,8 +87,12 @@ def lost(*, at_most: int, scope: str = "fleet", window: WindowName = "fault", pl
 
 
 def latency(
-    *, p95_ms: float | None = None, p99_ms: float | None = None, scope: str = "fleet",
-    window: WindowName = "fault", playbook: str = "",
+    *,
+    p95_ms: float | None = None,
+    p99_ms: float | None = None,
+    scope: str = "fleet",
+    window: WindowName = "fault",
+    playbook: str = "",
 ) -> Objective:
     """The latency from the intended send, of ok answers in the window, at p95 or p99 (exact, nearest rank)."""
     if (p95_ms is None) == (p99_ms is None):
@@ -103,7 +107,9 @@ def good_ratio(*, at_least: float, scope: str = "fleet", window: WindowName = "f
     return _make("good_ratio", scope, window, at_least, "ratio", playbook)
 
 
-def no_dip(*, window: WindowName = "failback", scope: str = "fleet", ratio: float = 0.99, playbook: str = "") -> Objective:
+def no_dip(
+    *, window: WindowName = "failback", scope: str = "fleet", ratio: float = 0.99, playbook: str = ""
+) -> Objective:
     """The window has no more bad requests than chance allows at ``ratio`` (binomial, p < 0.001)."""
     return _make("no_dip", scope, window, 0.0, "relapses", playbook, ratio=ratio)
 
@@ -129,13 +135,27 @@ def all_failed_back() -> Until:
 
 
 def _make(
-    indicator: Indicator, scope: str, window: WindowName, limit: float, unit: str, playbook: str,
-    *, ratio: float = 0.99, percentile: float = 95.0,
+    indicator: Indicator,
+    scope: str,
+    window: WindowName,
+    limit: float,
+    unit: str,
+    playbook: str,
+    *,
+    ratio: float = 0.99,
+    percentile: float = 95.0,
 ) -> Objective:
     name = f"{indicator}[{scope}]" if window == "fault" else f"{indicator}[{scope}, {window}]"
     return Objective(
         ObjectiveSpec(
-            name=name, indicator=indicator, scope=scope, window=window, limit=limit, unit=unit,
-            ratio=ratio, percentile=percentile, playbook=playbook,
+            name=name,
+            indicator=indicator,
+            scope=scope,
+            window=window,
+            limit=limit,
+            unit=unit,
+            ratio=ratio,
+            percentile=percentile,
+            playbook=playbook,
         )
     )

@@ -1,10 +1,10 @@
 """What a run does, in order, and everything that it must undo.
 
-    session.py    starts fleet, load, probers and observers; undoes all of it in reverse, whatever happened
-    steps.py      carries out the steps of a drill
-    tail.py       the history so far, for live predicates and the terminal
-    facts.py      the run header: everything a stranger needs
-    finish.py     merge -> analyze -> reports
-    view.py       what people see meanwhile
-    run.py        all of it: Plan -> RunOutcome
+session.py    starts fleet, load, probers and observers; undoes all of it in reverse, whatever happened
+steps.py      carries out the steps of a drill
+tail.py       the history so far, for live predicates and the terminal
+facts.py      the run header: everything a stranger needs
+finish.py     merge -> analyze -> reports
+view.py       what people see meanwhile
+run.py        all of it: Plan -> RunOutcome
 """

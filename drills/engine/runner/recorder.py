@@ -17,14 +17,29 @@ class Recorder:
         self.clock = clock
 
     def event(
-        self, kind: str, *, at_ns: int | None = None, done_ns: int | None = None, outcome: Outcome = "ok",
-        cluster: str = "", error: str = "", **detail: Any,
+        self,
+        kind: str,
+        *,
+        at_ns: int | None = None,
+        done_ns: int | None = None,
+        outcome: Outcome = "ok",
+        cluster: str = "",
+        error: str = "",
+        **detail: Any,
     ) -> Op:
         """Records one runner event; ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``."""
         at = self.clock() if at_ns is None else at_ns
         op = Op(
-            source=RUNNER, process=self._writer.process, kind=kind, t_intended=at, t_sent=at,
-            t_done=at if done_ns is None else done_ns, outcome=outcome, cluster=cluster, error=error, detail=detail,
+            source=RUNNER,
+            process=self._writer.process,
+            kind=kind,
+            t_intended=at,
+            t_sent=at,
+            t_done=at if done_ns is None else done_ns,
+            outcome=outcome,
+            cluster=cluster,
+            error=error,
+            detail=detail,
         )
         self._writer.append(op)
         return op

@@ -83,11 +83,13 @@ def make_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
         directory.drill.write_text(plan.file.text, encoding="utf-8")
     except FileExistsError as error:
         raise Refused(
-            f"the run directory {directory.path} exists already", hint="wait a second, or choose another --out or --seed"
+            f"the run directory {directory.path} exists already",
+            hint="wait a second, or choose another --out or --seed",
         ) from error
     except OSError as error:
         raise RecordingError(
-            f"cannot write to {directory.path}: {error.strerror}", hint="free space, or choose another place with --out DIR"
+            f"cannot write to {directory.path}: {error.strerror}",
+            hint="free space, or choose another place with --out DIR",
         ) from error
     return directory, run_id
 

@@ -61,8 +61,14 @@ class Session:
     """A running fleet under load, with its observers; a context manager that leaves nothing behind."""
 
     def __init__(
-        self, plan: Plan, fleet: Fleet, directory: RunDirectory, run_id: str, view: View,
-        command_line: tuple[str, ...], clock: Clock = now_ns,
+        self,
+        plan: Plan,
+        fleet: Fleet,
+        directory: RunDirectory,
+        run_id: str,
+        view: View,
+        command_line: tuple[str, ...],
+        clock: Clock = now_ns,
     ) -> None:
         self.plan, self.fleet, self.directory, self.view, self.clock = plan, fleet, directory, view, clock
         self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in fleet.clusters}
@@ -102,7 +108,9 @@ class Session:
             if text is not None:
                 died.append(f"{name}: {text}")
         if died:
-            self.recorder.event(PROCESS_DIED, outcome="fail", error="died", process=died[0].partition(":")[0], text=died[0])
+            self.recorder.event(
+                PROCESS_DIED, outcome="fail", error="died", process=died[0].partition(":")[0], text=died[0]
+            )
             raise RunStopped(f"died in the middle of the run: {'; '.join(died)}")
 
     def inject(self, fault: Fault) -> tuple[Signal, ...]:
@@ -113,8 +121,13 @@ class Session:
         called = self.clock()
         fault.inject(cluster)
         self.recorder.event(
-            FAULT_INJECT, at_ns=called, done_ns=self.clock(), cluster=fault.cluster, kind=mark.kind,
-            signature=mark.signature, label=mark.label,
+            FAULT_INJECT,
+            at_ns=called,
+            done_ns=self.clock(),
+            cluster=fault.cluster,
+            kind=mark.kind,
+            signature=mark.signature,
+            label=mark.label,
         )
         self._journal.write("outcome", fault=mark.kind, cluster=mark.cluster, injected=True)
         signals = self._until_all(lambda: fault.verify(cluster), VERIFY_S)
@@ -178,7 +191,7 @@ class Session:
         load = self.plan.drill.load
         self.view.done(
             f"Load and probers are ready ({self._since(began):.1f} s): {load.rate_rps:g} rps {load.shape}, good within "
-            f"{load.good_within_ms:g} ms, time-outs connect {load.connect_timeout_s:g} s and total {load.total_timeout_s:g} s"
+            f"{load.good_within_ms:g} ms, time-outs connect {load.connect_timeout_s:g} s, total {load.total_timeout_s:g} s"
         )
 
     def _end_load(self) -> None:
@@ -232,7 +245,11 @@ class Session:
     def _record_signals(self, kind: str, called: int, cluster: str, signals: tuple[Signal, ...]) -> None:
         ok = bool(signals) and all(signal.ok for signal in signals)
         self.recorder.event(
-            kind, at_ns=called, done_ns=self.clock(), outcome="ok" if ok else "fail", cluster=cluster,
+            kind,
+            at_ns=called,
+            done_ns=self.clock(),
+            outcome="ok" if ok else "fail",
+            cluster=cluster,
             signals=[{"name": s.name, "ok": s.ok, "seen": s.seen} for s in signals],
         )
 

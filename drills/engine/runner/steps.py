@@ -64,8 +64,10 @@ class StepRunner:
         reached, waiting = self._wait(deadline, "observing", step.until)
         text = step.describe()
         if step.until is not None:
-            text = f"{step.until.text} after {self._since(began):.1f} s" if reached else (
-                f"not {step.until.text} within {step.at_most_s:g} s ({waiting})"
+            text = (
+                f"{step.until.text} after {self._since(began):.1f} s"
+                if reached
+                else (f"not {step.until.text} within {step.at_most_s:g} s ({waiting})")
             )
         if step.then_s:
             self._wait(self._session.clock() + round(step.then_s * NS_PER_S), "observing on")
@@ -116,8 +118,14 @@ class StepRunner:
         good = ok & (latency_ms <= run.header.load.good_within_ms)
         p50, p99 = np.percentile(latency_ms[ok], [50, 99]) if ok.any() else (None, None)
         return Strip(
-            phase, elapsed, rate_rps=len(recent) / STRIP_S, good_ratio=float(np.mean(good)),
-            latency_ms_p50=p50, latency_ms_p99=p99, in_flight=max(0, due - recorded), waiting_for=waiting,
+            phase,
+            elapsed,
+            rate_rps=len(recent) / STRIP_S,
+            good_ratio=float(np.mean(good)),
+            latency_ms_p50=p50,
+            latency_ms_p99=p99,
+            in_flight=max(0, due - recorded),
+            waiting_for=waiting,
         )
 
     def _since(self, began_ns: int) -> float:

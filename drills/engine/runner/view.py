@@ -19,7 +19,7 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Strip:
-    """One glance at a running drill. Ratios and latencies are of the last settled seconds; None before there are any."""
+    """One glance at a running drill. Ratios and latencies are of the last settled seconds; None before any."""
 
     phase: str
     elapsed_s: float

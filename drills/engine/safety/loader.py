@@ -38,11 +38,13 @@ def find_all(cwd: Path) -> dict[str, DrillFile]:
 
 
 def find(name: str, cwd: Path) -> DrillFile:
-    """The drill called ``name``, or in the file at that path; ``UsageError`` with the nearest names if there is none."""
+    """The drill called ``name``, or in the file at that path; ``UsageError`` suggests the nearest names."""
     if name.endswith(".py") or "/" in name:
         path = Path(name)
         if not path.is_file():
-            raise UsageError(f"no drill file at {name!r}", hint="give a path to a .py file, or a name of `blackstart list`")
+            raise UsageError(
+                f"no drill file at {name!r}", hint="give a path to a .py file, or a name of `blackstart list`"
+            )
         return _describe(path)
     drills_by_name = find_all(cwd)
     wanted = name.replace("_", "-")

@@ -81,7 +81,10 @@ def make_plan(file: DrillFile, environment: str, seed: int, fleet_spec: FleetSpe
     placements = placements_planned(drill.fleet)
     victims = dict.fromkeys(fault.cluster for fault in drill.faults)
     return Plan(
-        file=file, drill=drill, environment=environment, seed=seed,
+        file=file,
+        drill=drill,
+        environment=environment,
+        seed=seed,
         marks=tuple(fault.mark(clusters[fault.cluster]) for fault in drill.faults),
         forecasts=tuple(forecast(drill.fleet, placements, victim) for victim in victims),
         holds=tuple(holds),
@@ -103,7 +106,7 @@ def hold_times(drill: Drill) -> tuple[list[HoldTime], list[Problem]]:
             if spec.limit + seconds > window_s:
                 impossible.append(
                     objective.problem(
-                        f"objective {spec.name}: {scope} gets {rate:.1f} requests a second, so a ratio of {spec.ratio:g} "
+                        f"objective {spec.name}: {scope} gets {rate:.1f} requests a second, so ratio {spec.ratio:g} "
                         f"is proven {seconds:.1f} s after it recovered; with a limit of {spec.limit:g} s that needs "
                         f"{spec.limit + seconds:.1f} s, and the drill observes the fault for {window_s:g} s"
                     )

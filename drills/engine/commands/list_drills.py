@@ -1,0 +1,23 @@
+"""``blackstart list``: every drill that can be run from here, without executing one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from drills.engine.safety.loader import find_all
+
+
+@click.command("list")
+def command() -> None:
+    """List the drills that come with blackstart and those in ./drills.
+
+    A drill is one Python file; its name is the file's name with hyphens, its summary the first line of its docstring.
+    """
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, file in sorted(find_all(Path.cwd()).items()):
+        table.add_row(name, file.summary)
+    Console(highlight=False).print(table)

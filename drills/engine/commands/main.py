@@ -1,0 +1,84 @@
+"""``blackstart``: the group of commands, and how every error becomes a message and an exit code.
+
+Exit codes: 0 pass, 1 fail, 2 unknown, 3 the harness failed, 4 usage, 130 interrupted (after healing).
+"""
+
+from __future__ import annotations
+
+import traceback
+from importlib import import_module
+
+import click
+from rich.console import Console
+
+from history.errors import BlackstartError, UsageError
+
+COMMANDS = {
+    "list": "drills.engine.commands.list_drills",
+    "plan": "drills.engine.commands.plan",
+    "run": "drills.engine.commands.run",
+    "analyze": "drills.engine.commands.analyze",
+    "report": "drills.engine.commands.report",
+}
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module when it is asked for, so that ``--help`` and mistakes are quick."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="blackstart")
+def cli() -> None:
+    """Kill a whole cluster of a model-serving fleet under load, and prove how long recovery took.
+
+    \b
+    blackstart list                    what drills there are
+    blackstart plan cluster-loss       what would happen: targets, steps, forecast; touches nothing
+    blackstart run cluster-loss        do it; ends with verdict, figures and the path of report.html
+    blackstart analyze RUN             judge a run directory again (same bytes)
+    blackstart report RUN              write its pages again (same bytes)
+
+    \b
+    Exit codes: 0 pass · 1 fail · 2 unknown · 3 the harness failed · 4 usage · 130 interrupted
+    """
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line; returns the exit code. Never lets a traceback of a known error through."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        code = cli.main(args=arguments, prog_name="blackstart", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return 4
+    except (click.Abort, KeyboardInterrupt):
+        console.print("Interrupted; nothing is left running.", markup=False)
+        return 130
+    except BlackstartError as error:
+        print_error(console, error)
+        return error.exit_code
+    except Exception:
+        console.print(traceback.format_exc(), markup=False)
+        console.print(
+            "This is a defect of blackstart; the run directory, if one was named above, is kept.", markup=False
+        )
+        return 3
+    return code if isinstance(code, int) else 0
+
+
+def print_error(console: Console, error: BlackstartError) -> None:
+    """Message, every problem, next step."""
+    console.print(f"Error: {error.message}", markup=False, soft_wrap=True)
+    for problem in error.problems if isinstance(error, UsageError) else ():
+        console.print(f"  - {problem}", markup=False, soft_wrap=True)
+    if error.hint:
+        console.print(f"Next: {error.hint}", markup=False, soft_wrap=True)

@@ -1,0 +1,73 @@
+"""Options that several commands share, and how ``--fleet`` is read."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from drills.engine.safety.loader import find
+from drills.engine.safety.plan import Plan, make_plan
+from fleet import fleets
+from fleet.spec import FleetSpec
+from history.errors import UsageError
+
+
+def planning(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds DRILL, --env, --seed and --fleet to a command."""
+    for add in (
+        click.option(
+            "--fleet",
+            "fleet_text",
+            metavar="FLEET",
+            help="Another fleet for the same drill: a TOML file, or a "
+            "fleet of blackstart with its arguments, for example three-clusters:headroom=0.",
+        ),
+        click.option(
+            "--seed",
+            type=click.IntRange(0, 2**31 - 1),
+            default=1,
+            show_default=True,
+            help="Seed of everything random: schedule, weights' bytes.",
+        ),
+        click.option(
+            "--env", "environment", default="local", show_default=True, help="Environment in which the drill happens."
+        ),
+        click.argument("drill"),
+    ):
+        command = add(command)
+    return command
+
+
+def plan_of(drill: str, environment: str, seed: int, fleet_text: str | None) -> Plan:
+    """The plan for these options."""
+    spec = None if fleet_text is None else fleet_of(fleet_text)
+    return make_plan(find(drill, Path.cwd()), environment, seed, spec)
+
+
+def fleet_of(text: str) -> FleetSpec:
+    """``path/to/fleet.toml`` or ``name[:argument=integer,…]`` -> the fleet's description."""
+    if text.endswith(".toml"):
+        return FleetSpec.from_toml(Path(text))
+    name, _, arguments = text.partition(":")
+    known = {
+        key.replace("_", "-"): make
+        for key, make in inspect.getmembers(fleets, inspect.isfunction)
+        if make.__module__ == fleets.__name__ and not key.startswith("_")
+    }
+    if name not in known:
+        raise UsageError(
+            f"--fleet {text!r}: no such fleet", hint=f"give a .toml file or one of: {', '.join(sorted(known))}"
+        )
+    try:
+        pairs = [pair.partition("=") for pair in arguments.split(",") if pair]
+        spec: FleetSpec = known[name](**{key.strip(): int(value) for key, _, value in pairs})
+    except (TypeError, ValueError) as error:
+        raise UsageError(
+            f"--fleet {text!r}: {error}",
+            hint=f"{name} takes {inspect.signature(known[name])}; write {name}:argument=integer",
+        ) from error
+    return spec

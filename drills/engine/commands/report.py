@@ -1,0 +1,28 @@
+"""``blackstart report``: writes the pages of a run directory again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from drills.engine.commands.verdict import print_verdict, shorten
+from drills.engine.runner.finish import judge, write_reports
+from history.rundir import RunDirectory
+
+
+@click.command("report")
+@click.argument("run", type=click.Path(path_type=Path))
+def command(run: Path) -> int:
+    """Write report.html, junit.xml and summary.md of the run directory RUN again.
+
+    The pages are made from the records alone; the same records give the same bytes. Exit code 0 when they are written,
+    whatever the verdict.
+    """
+    console = Console(highlight=False)
+    history, result = judge(run)
+    write_reports(run, history, result)
+    print_verdict(console, result)
+    console.print(f" report: {shorten(RunDirectory(run).report)}", markup=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,57 @@
+"""``blackstart run``: carries a drill out and ends with the verdict."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from drills.engine.commands.options import plan_of, planning
+from drills.engine.commands.verdict import print_outcome
+from drills.engine.runner.run import run_drill
+from drills.engine.runner.view import LiveView, PlainView
+
+
+@click.command("run")
+@planning
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs"),
+    show_default=True,
+    help="Folder in which the run's directory is made.",
+)
+@click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal (CI gets this by itself).")
+def command(drill: str, environment: str, seed: int, fleet_text: str | None, out: Path, plain: bool) -> int:
+    """Run DRILL (a name of `blackstart list`, or a path) and judge it.
+
+    The fleet is started, put under load, hurt, watched, restored and stopped; everything that was recorded is in one
+    directory beneath --out: history.jsonl.gz, result.json, report.html, junit.xml, summary.md. Ctrl-C heals and drains
+    first, and what was seen until then is still judged.
+    """
+    plan = plan_of(drill, environment, seed, fleet_text)
+    console = Console(highlight=False)
+    again = ["blackstart", "run", drill, "--env", environment, "--seed", str(seed)]
+    again += ["--fleet", fleet_text] if fleet_text else []
+    console.print(f"{plan.drill.name}: {plan.file.summary}", markup=False)
+    for forecast in plan.forecasts:
+        if not forecast.fits:
+            misfits = [f"{m.model} ({m.reason})" for m in forecast.models if not m.fits]
+            console.print(
+                f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}",
+                markup=False,
+                soft_wrap=True,
+            )
+    command_line = tuple(again)
+    if plain or not console.is_terminal:
+        outcome = run_drill(plan, out, PlainView(console), command_line)
+    else:
+        view = LiveView(console)
+        with view.shown():
+            outcome = run_drill(plan, out, view, command_line)
+    print_outcome(console, outcome, shlex.join(again))
+    sys.stdout.flush()
+    return outcome.exit_code

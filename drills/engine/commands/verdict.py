@@ -1,0 +1,103 @@
+"""The last lines of a run: verdict, recovery against limit, paths, and the command to run it again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from assertions.result import ModelRecovery, ObjectiveResult, Result
+from drills.engine.runner.run import RunOutcome
+
+MARKS = {"pass": ("✓ PASS", "bold green"), "fail": ("✗ FAIL", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
+MANY = 20
+"""With more models than this only those that did not pass are listed."""
+
+
+def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
+    """Everything that a tired person needs, the most important last."""
+    result = outcome.result
+    console.print()
+    console.print(models_table(result))
+    console.print()
+    console.print(objectives_table(result))
+    console.print()
+    for failure in outcome.failures:
+        console.print(Text(f"Clean-up: {failure}", style="yellow"))
+    print_verdict(console, result)
+    for label, path in (("report", outcome.directory.report), ("result", outcome.directory.result)):
+        console.print(f"{label:>7}: {shorten(path)}", markup=False, soft_wrap=True)
+    console.print(f"  again: {again}", markup=False, soft_wrap=True)
+
+
+def print_verdict(console: Console, result: Result) -> None:
+    """The verdict, its headline, and the reasons when it is no pass."""
+    mark, style = MARKS[result.verdict]
+    console.print(Text.assemble((mark, style), f"  {result.headline}"), soft_wrap=True)
+    if result.verdict != "pass":
+        for reason in result.reasons:
+            console.print(Text(f"  - {reason}"), soft_wrap=True)
+
+
+def models_table(result: Result) -> Table:
+    """Recovery against limit, a line a model; seconds since the injection."""
+    limits = {o.scope.removeprefix("model:"): o for o in result.objectives if o.indicator == "recovered"}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "lost replicas", "first success", "service back", "recovered", "limit", "verdict"):
+        table.add_column(name, justify="left" if name in ("model", "verdict") else "right")
+    shown = {
+        name: m for name, m in result.models.items() if len(result.models) <= MANY or not _passed(limits.get(name))
+    }
+    for name, model in shown.items():
+        objective = limits.get(name)
+        table.add_row(
+            name,
+            str(model.victims),
+            seconds(model.first_success_s),
+            interval(model, model.service_back_s),
+            interval(model, model.recovered_s),
+            f"{objective.limit:g} s" if objective else "",
+            Text(*MARKS[objective.verdict]) if objective else "",
+        )
+    return table
+
+
+def objectives_table(result: Result) -> Table:
+    """Objectives other than each model's recovery: measured against limit."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("objective", "measured", "limit", "verdict"):
+        table.add_column(name, justify="left" if name in ("objective", "verdict") else "right")
+    for objective in result.objectives:
+        if objective.indicator == "recovered" and objective.scope.removeprefix("model:") in result.models:
+            continue
+        table.add_row(
+            objective.name, objective.text, f"{objective.limit:g} {objective.unit}", Text(*MARKS[objective.verdict])
+        )
+    return table
+
+
+def seconds(value: float | None) -> str:
+    """``6.4 s``, or a dash for what was not reached."""
+    return "–" if value is None else f"{value:.2f} s"
+
+
+def interval(model: ModelRecovery, value: tuple[float, float | None] | None) -> str:
+    """``2.10 … 2.34 s``; ``unaffected``; ``> 60 s`` when the end was not seen."""
+    if model.unaffected:
+        return "unaffected"
+    if value is None:
+        return "–"
+    low, high = value
+    return f"> {low:.1f} s" if high is None else f"{low:.2f} … {high:.2f} s"
+
+
+def shorten(path: Path) -> str:
+    """The path as seen from here, where that is shorter."""
+    return min((str(path), os.path.relpath(path)), key=len)
+
+
+def _passed(objective: ObjectiveResult | None) -> bool:
+    return objective is not None and objective.verdict == "pass"
