@@ -16,7 +16,7 @@ from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
 from fleet.spec import FleetSpec
-from history.records import LoadSpec, Mix, MixEntry
+from history.records import LoadSpec, Mix
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,7 @@ class Drill(Located):
 
     def mix(self) -> Mix:
         """The fleet's models by their declared shares."""
-        return Mix(
-            tuple(
-                MixEntry(model.name, model.kind, model.share, max_tokens=model.max_tokens, stream=model.stream)
-                for model in self.fleet.models
-                if model.share > 0
-            )
-        )
+        return Mix(self.fleet.mix_entries())
 
     def problems(self) -> tuple[Problem, ...]:
         """Every mistake, in the order of the file."""

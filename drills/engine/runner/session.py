@@ -191,7 +191,8 @@ class Session:
         load = self.plan.drill.load
         self.view.done(
             f"Load and probers are ready ({self._since(began):.1f} s): {load.rate_rps:g} rps {load.shape}, good within "
-            f"{load.good_within_ms:g} ms, time-outs connect {load.connect_timeout_s:g} s, total {load.total_timeout_s:g} s"
+            f"{load.good_within_ms:g} ms; time-outs: connect {load.connect_timeout_s:g} s, "
+            f"total {load.total_timeout_s:g} s"
         )
 
     def _end_load(self) -> None:

@@ -1,0 +1,31 @@
+# The one task runner. Each target sets up what it needs; nothing is installed outside the checkout but Chromium for tests.
+.PHONY: help drill test soak check bench setup setup-test
+
+SEEDS ?= 10
+PY := .venv/bin/python
+
+help:                ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup:
+	@scripts/setup.sh drill
+
+setup-test:
+	@scripts/setup.sh test
+
+drill: setup         ## run the drill cluster-loss in the local environment
+	@.venv/bin/blackstart run cluster-loss
+
+test: check          ## all tests except the long ones and those that need Docker
+	$(PY) -m pytest -m "not soak" -q
+
+soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases
+	$(PY) -m pytest -m soak -v --timeout=3600
+
+check: setup-test    ## types and lint
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+bench: setup-test    ## every benchmark; each prints its figure and the bar beside it
+	@for b in benchmarks/*.py; do echo "== $$b"; $(PY) $$b || exit 1; done
