@@ -1,0 +1,140 @@
+"""The command line as people meet it: exit codes, help that teaches, mistakes that are all said at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from drills.engine.commands.main import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"blackstart {name}" in text for name in COMMANDS)
+    assert all(f"{code} {word}" in text for code, word in ((0, "pass"), (1, "fail"), (2, "unknown"), (4, "usage")))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    assert len(capsys.readouterr().out.split()) > 30
+
+
+def test_an_unknown_drill_is_exit_4_with_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "cluster-lost"]) == 4
+    assert "did you mean cluster-loss" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["jump"], ["run", "cluster-loss", "--seed", "x"], ["plan", "--nope"]])
+def test_clicks_own_mistakes_are_exit_4_too(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 4
+    assert "Usage:" in capsys.readouterr().err
+
+
+def test_three_mistakes_are_all_said_with_file_and_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "three_mistakes.py"
+    path.write_text(
+        "from blackstart import Baseline, Drill, Inject, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "drill = Drill(\n"
+        "    name='three-mistakes',\n"
+        "    fleet=fleets.micro(),\n"
+        "    load=OpenLoop(rate_rps=0),\n"
+        "    steps=[Baseline(seconds=1),\n"
+        "           Inject(PowerLoss('kobalt'))],\n"
+        "    objectives=[o.recovered(scope='model:gpt', within_s=5)],\n"
+        ")\n"
+    )
+    assert main(["plan", str(path)]) == 4
+    err = capsys.readouterr().err
+    assert "3 mistakes" in err
+    assert f"{path}:6: OpenLoop: rate_rps=0" in err
+    assert f"{path}:8: no cluster 'kobalt'" in err
+    assert f"{path}:9: objective recovered[model:gpt]" in err
+    assert "Traceback" not in err
+
+
+def test_a_fleet_that_cannot_hold_its_models_is_refused_with_the_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "too_small.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "micro = fleets.micro()\n"
+        "big = replace(micro, models=tuple(replace(m, replicas=9) for m in micro.models))\n"
+        "drill = Drill(name='too-small', fleet=big, load=OpenLoop(rate_rps=50),\n"
+        "    steps=[Baseline(seconds=1), Inject(PowerLoss('cobalt')), Observe(at_most_s=60)],\n"
+        "    objectives=[o.lost(at_most=1)])\n"
+    )
+    assert main(["plan", str(path)]) == 4
+    err = capsys.readouterr().err
+    assert "45" in err  # GPUs wanted: 9 x (1 + 2 + 1 + 1)
+    assert "12" in err  # GPUs there: 3 x 4
+
+
+def test_an_objective_that_no_run_could_certify_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "hasty.py"
+    path.write_text(
+        "from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "drill = Drill(name='hasty', fleet=fleets.micro(), load=OpenLoop(rate_rps=10),\n"
+        "    steps=[Baseline(seconds=1), Inject(PowerLoss('cobalt')), Observe(at_most_s=20)],\n"
+        "    objectives=[o.recovered(scope='fleet', within_s=10, ratio=0.99)])\n"
+    )
+    assert main(["plan", str(path)]) == 4
+    assert "29.9 s after it recovered" in capsys.readouterr().err  # 299 in a row at 10 rps
+
+
+def test_no_run_directory_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["analyze", str(tmp_path)]) == 4
+    assert "is not a run directory" in capsys.readouterr().err
+
+
+def test_plan_shows_targets_holds_and_forecast(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cluster-loss"]) == 0
+    out = capsys.readouterr().out
+    for said in ("victim: PowerLoss (refused)", "must survive", "every model fits", "ft-davinci", "299", "29"):
+        assert said in out
+
+
+def test_plan_on_another_fleet_says_who_will_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cluster-loss", "--fleet", "three-clusters:headroom=0"]) == 0
+    out = capsys.readouterr().out
+    assert "NOT every model fits" in out
+
+
+@pytest.mark.parametrize("fleet", ["nothing", "three-clusters:head=1", "three-clusters:headroom=x", "absent.toml"])
+def test_a_wrong_fleet_is_exit_4(fleet: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cluster-loss", "--fleet", fleet]) == 4
+    assert "Error: " in capsys.readouterr().err
+
+
+def test_a_foreign_package_with_a_rooms_name_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "__init__.py").write_text("")
+    done = subprocess.run(
+        [sys.executable, "-m", "blackstart", "list"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 3
+    assert "'reports' resolves to" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_loads_no_room_but_the_command_line() -> None:
+    code = (
+        "import sys, blackstart\n"
+        "from drills.engine.commands import main\n"
+        "main(['--help'])\n"
+        "assert 'numpy' not in sys.modules, 'numpy'\n"
+        "assert 'bokeh' not in sys.modules, 'bokeh'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,65 @@
+"""Drill files: found by name, listed without being executed, and loaded with errors that point at a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from drills.engine.safety.loader import find, find_all, load
+from history.errors import UsageError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_own_drills_are_found_by_file_name_with_hyphens(tmp_path: Path) -> None:
+    drills = find_all(tmp_path)
+    assert drills["cluster-loss"].summary.startswith("Lose one cluster of three")
+
+
+def test_a_users_drill_wins_over_ours_and_is_not_executed_by_listing(tmp_path: Path) -> None:
+    write(tmp_path / "drills", "cluster_loss.py", '"""Mine."""\nraise SystemExit("executed")\n')
+    write(tmp_path / "drills", "_helper.py", "")
+    drills = find_all(tmp_path)
+    assert drills["cluster-loss"].summary == "Mine."
+    assert "-helper" not in drills
+
+
+def test_listing_survives_a_file_that_is_no_python(tmp_path: Path) -> None:
+    write(tmp_path / "drills", "broken.py", "def (\n")
+    assert "not valid Python: line 1" in find_all(tmp_path)["broken"].summary
+
+
+def test_an_unknown_drill_suggests_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        find("cluster-los", tmp_path)
+    assert caught.value.exit_code == 4
+    assert "did you mean cluster-loss" in caught.value.hint
+
+
+def test_a_missing_path_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no drill file at"):
+        find("nowhere/x.py", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x = 1\ndef (\n", "bad.py:2: invalid syntax"),
+        ("x = 1\n\n1 / 0\n", "bad.py:3: ZeroDivisionError: division by zero"),
+        ("from blackstart import Baseline\n\nBaseline(second=1)\n", "bad.py:3: TypeError: "),
+        ("x = 1\n", "it defines no `drill`"),
+        ("drill = 5\n", "it defines no `drill`"),
+        ("from blackstart import Nothing\n", "bad.py:1: ImportError: cannot import name 'Nothing'"),
+    ],
+)
+def test_a_drill_file_that_does_not_load_is_said_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, "bad.py", text)
+    with pytest.raises(UsageError) as caught:
+        load(find(str(path), tmp_path))
+    assert said in caught.value.message

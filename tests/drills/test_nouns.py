@@ -1,0 +1,143 @@
+"""The nouns of a drill: every mistake is found, with the line that made it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from assertions.live import Progress
+from blackstart import Baseline, BlastRadius, Drill, Inject, Observe, OpenLoop, PowerLoss, Restore, fleets
+from blackstart import objectives as o
+from drills.engine.nouns import Step, Until
+from history.reader import Run
+
+
+def make(**changes: Any) -> Drill:
+    fields: dict[str, Any] = {
+        "name": "a-drill",
+        "fleet": fleets.micro(),
+        "load": OpenLoop(rate_rps=50),
+        "steps": [Baseline(seconds=1), Inject(PowerLoss("cobalt")), Observe(at_most_s=30), Restore("cobalt")],
+        "objectives": [o.recovered(scope="fleet", within_s=10, ratio=0.99)],
+    }
+    return Drill(**{**fields, **changes})
+
+
+def texts(drill: Drill) -> str:
+    return "\n".join(problem.text for problem in drill.problems())
+
+
+def test_a_sound_drill_has_no_problems() -> None:
+    assert make().problems() == ()
+
+
+def test_every_problem_knows_its_own_line() -> None:
+    drill = make(
+        load=OpenLoop(rate_rps=-1),
+        steps=[
+            Baseline(seconds=0),
+            Inject(PowerLoss("cobalt")),
+        ],
+    )
+    problems = drill.problems()
+    assert [p.where.file == __file__ for p in problems] == [True, True]
+    first, second = problems
+    assert "rate_rps=-1" in first.text
+    assert "Baseline(seconds=0)" in second.text
+    assert second.where.line == first.where.line + 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ([], "first step must be a Baseline"),
+        ([Inject(PowerLoss("cobalt"))], "first step must be a Baseline"),
+        ([Baseline(seconds=1)], "no Inject"),
+        ([Baseline(seconds=1), Inject(PowerLoss("cobolt"))], "no cluster 'cobolt'"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Restore("cobalt")], "no fault was injected into it"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Inject(PowerLoss("amber"))], "blast radius is 1"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(at_most_s=0)], "at_most_s=0"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(then_s=-1)], "then_s=-1"),
+    ],
+)
+def test_steps_in_an_impossible_order_are_refused(steps: list[Step], said: str) -> None:
+    assert said in texts(make(steps=steps))
+
+
+def test_survivors_below_the_declared_minimum_are_refused() -> None:
+    steps = [Baseline(seconds=1), Inject(PowerLoss("jade"))]
+    assert "the declared minimum is 3" in texts(make(steps=steps, blast_radius=BlastRadius(clusters=1, survivors=3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rate_rps": float("nan")}, "rate_rps=nan"),
+        ({"good_within_ms": 0}, "good_within_ms=0"),
+        ({"shape": "square"}, "shape='square'"),
+        ({"shape": "ramp"}, "ramp_s=0"),
+        ({"good_within_ms": 6000}, "longer than total_timeout_s"),
+        ({"processes": 0}, "processes=0"),
+    ],
+)
+def test_an_impossible_load_is_refused(changes: dict[str, Any], said: str) -> None:
+    load = dataclasses.replace(OpenLoop(rate_rps=50), **changes)
+    assert said in texts(make(load=load))
+
+
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (o.recovered(within_s=-1), "must be a number that is not negative"),
+        (o.recovered(within_s=5, ratio=1.0), "no finite run can prove"),
+        (o.recovered(scope="model:gpt", within_s=5), "no model 'gpt'"),
+        (o.recovered(scope="class:gpt", within_s=5), "no class 'gpt'"),
+        (o.recovered(scope="everything", within_s=5), "scope='everything'"),
+        (o.latency(p95_ms=5, window="lunch"), "window='lunch'"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_impossible_objective_is_refused(objective: Any, said: str) -> None:
+    assert said in texts(make(objectives=[objective]))
+
+
+def test_an_objective_declared_twice_is_refused() -> None:
+    assert "declared twice" in texts(make(objectives=[o.lost(at_most=1), o.lost(at_most=2)]))
+
+
+def test_latency_wants_exactly_one_percentile() -> None:
+    with pytest.raises(TypeError, match="exactly one"):
+        o.latency()
+    with pytest.raises(TypeError, match="exactly one"):
+        o.latency(p95_ms=1, p99_ms=1)
+
+
+def test_the_same_drill_written_on_other_lines_is_the_same_value() -> None:
+    one = PowerLoss("cobalt")
+    other = PowerLoss("cobalt")
+    assert one == other
+    assert one.where != other.where
+
+
+def test_the_fault_window_reaches_from_injection_to_restore() -> None:
+    steps = [
+        Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(at_most_s=7, then_s=2), Restore("jade"),
+        Observe(at_most_s=100),
+    ]  # fmt: skip
+    assert make(steps=steps).fault_window_s() == 9
+    assert make(steps=steps).longest_s() == 110
+
+
+def criterion(done: bool, text: str) -> Until:
+    return Until(text, lambda run, now_ns: Progress(done, text))
+
+
+@pytest.mark.parametrize(("a", "b"), [(False, False), (False, True), (True, False), (True, True)])
+def test_criteria_compose(a: bool, b: bool) -> None:
+    run: Run = None  # type: ignore[assignment]  # these criteria do not look at the run
+    both = criterion(a, "a") & criterion(b, "b")
+    either = criterion(a, "a") | criterion(b, "b")
+    assert both.check(run, 0).done is (a and b)
+    assert either.check(run, 0).done is (a or b)
+    assert (both.text, either.text) == ("a and b", "a or b")
