@@ -124,7 +124,7 @@ class Agent:
         config.cache_dir.mkdir(parents=True, exist_ok=True)
 
     async def fetch(self, model: str, corrupt: tuple[str, ...] = ()) -> Fetched:
-        """All objects of a model on this disk, under a lease. ``KeyError``: no such weights; ``FleetError``: no luck."""
+        """All objects of a model on this disk, under a lease. ``KeyError``: unknown; ``FleetError``: no luck."""
         start_ns = now_ns()
         for sha256 in corrupt:
             if sha256 in self.cache:

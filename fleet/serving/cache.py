@@ -1,4 +1,4 @@
-"""The node cache's index: which objects are on this node's disk, which are in use, which must go. Pure: no disk, no net.
+"""The node cache's index: which objects are on the node's disk, in use, or must go. Pure: no disk, no network.
 
 The agent asks it before it downloads anything. Content-addressed, least recently used out first, never over its byte
 budget: space is taken when an object is admitted, before its first byte arrives; objects in use are never evicted.

@@ -1,0 +1,178 @@
+"""A model server's weights: from its node's agent into memory ("GPU memory"), every byte verified on the way.
+
+``Loader`` asks the agent and reads the files that it names; ``GpuMemory`` keeps what is loaded, least recently used
+out. What fails its hash here is reported to the agent and asked for again; it never reaches memory for use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import msgspec
+
+from fleet.serving.agent import Fetch, Fetched
+from fleet.serving.weights import WeightObject
+from history.clock import NS_PER_S, now_ns
+from history.errors import FleetError
+from history.op import RESIDENT
+
+CORRUPT_TRIES: Final = 3
+AGENT_RETRY_S: Final = 0.05
+
+_decode = msgspec.json.Decoder(Fetched).decode
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A model's weights in memory. ``digest`` is made of the bytes themselves; ``tier`` says where they came from."""
+
+    model: str
+    pieces: tuple[bytes, ...]
+    digest: bytes
+    tier: str
+    fetch_s: float
+    deserialize_s: float
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in memory."""
+        return sum(map(len, self.pieces))
+
+
+Load = Callable[[str], Awaitable[Weights]]
+
+
+class Loader:
+    """Loads over one client session; ``FleetError`` with the reason when weights cannot be had."""
+
+    def __init__(self, agent_url: str, session: aiohttp.ClientSession, load_timeout_s: float) -> None:
+        self._agent_url = agent_url.rstrip("/")
+        self._session = session
+        self._load_timeout_s = load_timeout_s
+
+    async def load(self, model: str) -> Weights:
+        """Fetches, reads and verifies; a damaged file is fetched again, at most ``CORRUPT_TRIES`` times."""
+        corrupt: tuple[str, ...] = ()
+        fetch_s = 0.0
+        for _ in range(CORRUPT_TRIES):
+            start_ns = now_ns()
+            fetched = await self._fetch(Fetch(model, corrupt))
+            fetched_ns = now_ns()
+            fetch_s += (fetched_ns - start_ns) / NS_PER_S
+            try:
+                pieces, corrupt = await asyncio.to_thread(read_verified, fetched.paths, fetched.objects)
+            finally:
+                await self._release(fetched.lease)
+            if not corrupt:
+                digest = hashlib.sha256("".join(item.sha256 for item in fetched.objects).encode()).digest()
+                return Weights(model, pieces, digest, fetched.source, fetch_s, (now_ns() - fetched_ns) / NS_PER_S)
+        raise FleetError(
+            f"weights of {model}: {len(corrupt)} objects failed their hash {CORRUPT_TRIES} times",
+            hint="the cache's disk or the weight store holds damaged bytes; see the events of the node's agent",
+        )
+
+    async def _fetch(self, fetch: Fetch) -> Fetched:
+        timeout = aiohttp.ClientTimeout(total=self._load_timeout_s, sock_connect=1.0)
+        deadline_ns = now_ns() + round(self._load_timeout_s * NS_PER_S)
+        while True:
+            try:
+                url = f"{self._agent_url}/fetch"
+                async with self._session.post(url, data=msgspec.json.encode(fetch), timeout=timeout) as response:
+                    body = await response.read()
+                    if response.status == 200:
+                        return _decode(body)
+                    raise FleetError(
+                        f"the agent at {url} answered {response.status} for {fetch.model}: {body.decode()[:300]}",
+                        hint="the reason stands in the agent's answer",
+                    )
+            except aiohttp.ClientConnectorError as error:  # node and server start together: the agent may be later
+                if now_ns() > deadline_ns:
+                    raise FleetError(
+                        f"no agent at {self._agent_url}: {error}", hint="start the node's agent"
+                    ) from error
+                await asyncio.sleep(AGENT_RETRY_S)
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise FleetError(
+                    f"the agent at {self._agent_url} failed while it fetched {fetch.model}: {error!r}",
+                    hint="see the agent's log; load_timeout_s is the server's limit",
+                ) from error
+
+    async def _release(self, lease: int) -> None:
+        try:
+            async with self._session.post(f"{self._agent_url}/release", json={"lease": lease}):
+                pass
+        except (aiohttp.ClientError, TimeoutError):
+            return  # the agent ends the lease by itself, or is dead
+
+
+def read_verified(paths: Sequence[str], objects: Sequence[WeightObject]) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
+    """Reads all files; returns (pieces, names of objects whose bytes are not theirs)."""
+    pieces, corrupt = [], []
+    for path, item in zip(paths, objects, strict=True):
+        try:
+            data = Path(path).read_bytes()
+        except OSError:
+            data = b""
+        pieces.append(data)
+        if hashlib.sha256(data).hexdigest() != item.sha256:
+            corrupt.append(item.sha256)
+    return tuple(pieces), tuple(dict.fromkeys(corrupt))
+
+
+class GpuMemory:
+    """Weights in memory by model, least recently used out beyond ``budget_bytes`` (0 = no limit); single flight."""
+
+    def __init__(self, load: Load, budget_bytes: int) -> None:
+        self._load = load
+        self._budget_bytes = budget_bytes
+        self._resident: OrderedDict[str, Weights] = OrderedDict()
+        self._flights: dict[str, asyncio.Task[Weights]] = {}
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in memory now."""
+        return sum(weights.bytes for weights in self._resident.values())
+
+    def put(self, weights: Weights) -> None:
+        """Takes loaded weights, and lets go of the least recently used beyond the budget."""
+        self._resident[weights.model] = weights
+        while self._budget_bytes and self.used_bytes > self._budget_bytes and len(self._resident) > 1:
+            self._resident.popitem(last=False)
+
+    async def get(self, model: str) -> tuple[Weights, str]:
+        """The weights, and where they came from for this request: resident, or the tier of the load it waited for."""
+        weights = self._resident.get(model)
+        if weights is not None:
+            self._resident.move_to_end(model)
+            return weights, RESIDENT
+        flight = self._flights.get(model)
+        if flight is None:
+            flight = asyncio.create_task(self._fly(model))
+            self._flights[model] = flight
+            flight.add_done_callback(lambda task: self._landed(model, task))
+        weights = await asyncio.shield(flight)  # a client that leaves does not stop the load
+        return weights, weights.tier
+
+    async def close(self) -> None:
+        """Stops all loads."""
+        flights = tuple(self._flights.values())
+        for task in flights:
+            task.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    async def _fly(self, model: str) -> Weights:
+        weights = await self._load(model)
+        self.put(weights)
+        return weights
+
+    def _landed(self, model: str, task: asyncio.Task[Weights]) -> None:
+        del self._flights[model]
+        if not task.cancelled():
+            task.exception()  # seen here even when every waiter has left

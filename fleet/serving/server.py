@@ -1,0 +1,340 @@
+"""The model server: one replica of one model (or one pool of fine-tunes), OpenAI-compatible, one process.
+
+The node starts it; the gateway sends it requests; it asks its node's agent for weights, keeps them in memory and tells
+its cluster's control plane how far it is (Loading; Loading with ``weights`` once they are in memory; Ready; Failed).
+It never answers from weights that it has not verified, and never takes more than slots + queue requests.
+
+    POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /healthz (200 = ready), /metrics
+
+On SIGTERM it goes on serving while requests are in flight, at most ``drain_s`` less the time to close; its answers
+then carry ``x-draining: 1``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import AsyncIterator
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+import click
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
+from fleet.serving.config import ServerConfig
+from fleet.serving.loader import GpuMemory, Loader, Weights
+from fleet.serving.serve import SHUTDOWN_S, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.server_metrics import ServerMetrics
+from history.clock import NS_PER_S, now_ns
+from history.errors import FleetError, UsageError
+from history.op import EMBEDDING, RESIDENT
+
+LINGER_S: Final = 0.15
+"""A server that was told to end serves at least this much longer: routers learn of it meanwhile."""
+
+_STATE_TRIES: Final = 20
+_STATE_RETRY_S: Final = 0.1
+
+
+class AccessLog:
+    """One JSON line an answered request, one write a line; nothing without a path."""
+
+    def __init__(self, path: Path | None, replica: str) -> None:
+        self._replica = replica
+        self._fd = -1
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+
+    def write(self, model: str, status: int, first_ns: int, done_ns: int) -> None:
+        """``first_ns`` was read just before the first byte was written, ``done_ns`` after the last."""
+        if self._fd >= 0:
+            record = {"t_first_byte": first_ns, "t_done": done_ns, "model": model}
+            os.write(self._fd, msgspec.json.encode(record | {"replica": self._replica, "status": status}) + b"\n")
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class ModelServer:
+    """The state of a server process. Used from one event loop."""
+
+    def __init__(
+        self,
+        config: ServerConfig,
+        session: aiohttp.ClientSession,
+        registry: CollectorRegistry,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._session = session
+        self._log = log
+        self._loader = Loader(config.agent_url, session, config.load_timeout_s)
+        self._memory = GpuMemory(self._load, config.gpu_memory_bytes)
+        self._slots = asyncio.Semaphore(config.slots)  # first come, first served
+        self._admitted = 0
+        self._running = 0
+        self._ids = count(1)
+        self._first_tier = ""
+        self._place = f"{config.cluster}/{config.node}/{config.replica}"
+        self._access = AccessLog(config.access_log, config.replica)
+        self._metrics = ServerMetrics(
+            config,
+            registry,
+            running=lambda: self._running,
+            waiting=lambda: self._admitted - self._running,
+            gpu_bytes=lambda: self._memory.used_bytes,
+        )
+        self.phase = "Starting"
+        self.draining = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Loads what a dedicated server needs, then is ready; a pool is ready at once."""
+        config = self._config
+        self.phase = "Loading"
+        try:
+            if config.pool:
+                self.phase = "Ready"
+                await self._tell("Ready")
+                return
+            await self._tell("Loading")
+            weights = await self._load(config.model)
+            self._memory.put(weights)
+            self._first_tier = weights.tier
+            self.phase = "Ready"  # before anybody is told: a request may follow at once
+            seconds = weights.fetch_s + weights.deserialize_s
+            facts = {"weights": weights.tier, "bytes": weights.bytes, "seconds": seconds}
+            await self._tell("Loading", **facts)
+            await self._tell("Ready", **facts)
+        except FleetError as error:
+            self.phase = "Failed"
+            self._log.error("%s (%s)", error.message, error.hint)
+            await self._tell("Failed", reason=error.message)
+
+    async def drain(self) -> None:
+        """Goes on serving until nothing is in flight, within the limits of the module docstring."""
+        self.draining = True
+        deadline_ns = now_ns() + round(max(LINGER_S, self._config.drain_s - SHUTDOWN_S) * NS_PER_S)
+        await asyncio.sleep(LINGER_S)
+        while self._admitted and now_ns() < deadline_ns:
+            await asyncio.sleep(0.01)
+
+    async def close(self) -> None:
+        """Stops loads and closes the access log."""
+        await self._memory.close()
+        self._access.close()
+
+    async def _load(self, model: str) -> Weights:
+        start_ns = now_ns()
+        weights = await self._loader.load(model)
+        self._metrics.loaded(weights, (now_ns() - start_ns) / NS_PER_S)
+        self._log.info("%s: %d bytes from %s", model, weights.bytes, weights.tier)
+        return weights
+
+    async def _tell(self, phase: str, **facts: object) -> None:
+        """Posts the state to the control plane; tries again while that does not answer, a bounded time."""
+        if not self._config.control_url:
+            return
+        url = f"{self._config.control_url.rstrip('/')}/replicas/{self._config.replica}/state"
+        body = {"phase": phase, "t_emitted": now_ns(), **facts}
+        for _ in range(_STATE_TRIES):
+            try:
+                timeout = aiohttp.ClientTimeout(total=2.0)
+                async with self._session.post(url, data=msgspec.json.encode(body), timeout=timeout) as response:
+                    if response.status < 500:
+                        return
+            except (aiohttp.ClientError, TimeoutError) as error:
+                self._log.warning("cannot tell %s that I am %s: %r", url, phase, error)
+            await asyncio.sleep(_STATE_RETRY_S)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """One completion, chat completion or embedding."""
+        start_ns = now_ns()
+        config = self._config
+        if self.phase != "Ready":
+            return self._refuse(503, f"{config.replica} is not ready: {self.phase}")
+        if self._admitted >= config.slots + config.queue:
+            return self._refuse(429, f"{config.slots} slots and {config.queue} places in the queue are taken")
+        self._admitted += 1
+        try:
+            question = parse(request.path, await request.read())
+            if question.model not in (config.pool or (config.model,)):
+                return self._refuse(404, f"{config.replica} does not serve {question.model!r}")
+            weights, tier = await self._memory.get(question.model)
+            async with self._slots:
+                self._running += 1
+                try:
+                    return await self._generate(request, question, weights, tier, start_ns)
+                finally:
+                    self._running -= 1
+        except UsageError as error:
+            return self._refuse(400, error.message)
+        except FleetError as error:
+            self._log.error("%s (%s)", error.message, error.hint)
+            return self._refuse(503, error.message)
+        except asyncio.CancelledError:
+            self._metrics.aborted()
+            raise
+        finally:
+            self._admitted -= 1
+
+    async def _generate(
+        self, request: web.Request, question: Question, weights: Weights, tier: str, start_ns: int
+    ) -> web.StreamResponse:
+        if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
+            tier, self._first_tier = self._first_tier, ""
+        headers = {"x-served-by": self._place, "x-weights": tier}
+        if self.draining:
+            headers["x-draining"] = "1"
+        answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
+        if question.stream:
+            return await self._stream(request, question, answer, headers, start_ns)
+        tokens_s = 0.0 if question.kind == EMBEDDING else question.tokens * self._config.token_seconds
+        await asyncio.sleep(self._config.first_token_seconds + tokens_s)
+        response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
+        first_ns = now_ns()
+        await response.prepare(request)
+        await response.write_eof()
+        self._done(question, start_ns, first_ns)
+        return response
+
+    async def _stream(
+        self, request: web.Request, question: Question, answer: Answer, headers: dict[str, str], start_ns: int
+    ) -> web.StreamResponse:
+        config = self._config
+        response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
+        response.content_type = "text/event-stream"
+        response.enable_chunked_encoding()
+        due_ns = now_ns() + round(config.first_token_seconds * NS_PER_S)
+        first_ns = 0
+        for chunk in answer.chunks():
+            await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
+            due_ns += round(config.token_seconds * NS_PER_S)
+            if not first_ns:
+                first_ns = now_ns()
+                await response.prepare(request)  # headers leave with the first token
+            await response.write(chunk)
+        await response.write(answer.end())
+        await response.write_eof()
+        self._done(question, start_ns, first_ns)
+        return response
+
+    def _done(self, question: Question, start_ns: int, first_ns: int) -> None:
+        done_ns = now_ns()
+        self._access.write(question.model, 200, first_ns, done_ns)
+        self._metrics.answered(
+            (first_ns - start_ns) / NS_PER_S,
+            (done_ns - start_ns) / NS_PER_S,
+            question.tokens,
+            "stop" if question.kind == EMBEDDING else "length",
+        )
+
+    def _refuse(self, status: int, reason: str) -> web.Response:
+        self._metrics.refused(status)
+        response = web.json_response({"error": {"message": reason, "code": status}}, status=status)
+        response.headers["x-served-by"] = self._place
+        if status == 429:
+            response.headers["Retry-After"] = "1"
+        now = now_ns()
+        self._access.write(self._config.model, status, now, now)
+        return response
+
+
+class ServerApi:
+    """HTTP over a model server, which is made once the application's loop runs."""
+
+    def __init__(self, config: ServerConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
+        self._config = config
+        self._registry = registry
+        self._log = log
+        self.server: ModelServer
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Opens the client session, starts the load, and ends both."""
+        async with aiohttp.ClientSession() as session:
+            self.server = ModelServer(self._config, session, self._registry, self._log)
+            loading = asyncio.create_task(self.server.start())
+            yield
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await self.server.close()
+
+    async def drain(self) -> None:
+        """For SIGTERM."""
+        await self.server.drain()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """All ``/v1`` paths that generate."""
+        return await self.server.answer(request)
+
+    async def models(self, _: web.Request) -> web.Response:
+        """``GET /v1/models``."""
+        names = self._config.pool or (self._config.model,)
+        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+
+    async def healthz(self, _: web.Request) -> web.Response:
+        """200 when requests are answered, else 503 with the phase."""
+        phase = "Draining" if self.server.draining else self.server.phase
+        return web.json_response({"phase": phase}, status=200 if phase == "Ready" else 503)
+
+
+def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.Application, ServerApi]:
+    """The server as an application with a registry of its own, and the object behind it."""
+    registry = CollectorRegistry()
+    api = ServerApi(config, registry, log or logging.Logger("server"))
+    app = web.Application(client_max_size=16 * 1024**2)
+    for path in KIND_OF_PATH:
+        app.router.add_post(path, api.answer)
+    app.router.add_get("/v1/models", api.models)
+    app.router.add_get("/healthz", api.healthz)
+    app.router.add_get("/metrics", metrics_handler(registry))
+    app.cleanup_ctx.append(api.lifetime)
+    return app, api
+
+
+def run(config: ServerConfig) -> None:
+    """Serves until SIGTERM, then drains."""
+    log = process_log(f"server-{config.replica}", config.log_dir)
+    app, api = build(config, log)
+    serve(app, config.host, config.port, log=log, drain=api.drain)
+
+
+@click.command()
+@click.option("--cluster", default="local", show_default=True)
+@click.option("--node", default="node", show_default=True)
+@click.option("--replica", required=True, help="Name of this replica.")
+@click.option("--model", required=True, help="Model (or pool) that it serves.")
+@click.option("--kind", type=click.Choice(["chat", "completion", "embedding"]), default="chat", show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, required=True)
+@click.option("--agent-url", required=True, help="The node's agent, which gives the weights.")
+@click.option("--control-url", default="", help="Control plane to report to; empty = nobody.")
+@click.option("--gpus", type=int, default=1, show_default=True, help="GPUs it takes (counted by the scheduler).")
+@click.option("--slots", type=int, default=8, show_default=True, help="Requests at once.")
+@click.option("--queue", type=int, default=64, show_default=True, help="Requests that may wait; then 429.")
+@click.option("--token-seconds", type=float, default=0.002, show_default=True)
+@click.option("--first-token-seconds", type=float, default=0.005, show_default=True)
+@click.option("--pool", multiple=True, help="Fine-tune served by this pool (repeat).")
+@click.option("--gpu-memory-bytes", type=int, default=0, show_default=True, help="Budget of a pool, 0 = no limit.")
+@click.option("--access-log", type=click.Path(path_type=Path), default=None, help="One JSON line an answer.")
+def main(**options: object) -> None:
+    """Run one model replica."""
+    run_by_hand(run, ServerConfig(**options))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
