@@ -1,0 +1,377 @@
+"""The gateway: one entry point for all models, in front of ready replicas in any cluster. One process, outside all.
+
+It forwards a request to the least loaded ready replica of its model and passes the answer on as it comes; it never
+buffers a stream, never retries unless ``retries`` says so, and never finishes an answer that was cut upstream.
+
+    POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /state, /healthz, /metrics
+    POST /drain {"cluster", "replica"}     no new requests for it; answers when it has none in flight, at most 1 s
+
+Own answers: 404 unknown model, 503 no ready replica, 502 connect failed or connection lost, 504 time-out. Counted
+besides: 499 when the client left first, "cut" when a stream broke after its first byte (the client sees the cut).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from typing import Final
+
+import aiohttp
+import click
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+from yarl import URL
+
+from fleet.serving.config import GatewayConfig
+from fleet.serving.routing import Replica, Routes
+from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.watching import Watching
+from history.clock import NS_PER_S, now_ns
+
+PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+DRAIN_S: Final = 1.0
+IDLE_S: Final = 15.0
+"""Idle upstream connections are dropped after this, well before the other side would."""
+
+_REQUEST_HEADERS: Final = ("Content-Type", "Authorization", "Accept", "X-Request-Id")
+_ANSWER_HEADERS: Final = ("Content-Type", "x-served-by", "x-weights", "Retry-After", "Cache-Control")
+_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    model: str
+
+
+_decode = msgspec.json.Decoder(_Asked).decode
+
+
+class _Failed(Exception):
+    """An attempt failed before the first byte: ``status`` for the client, and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class GatewayMetrics(Collector):
+    """Counters of requests, and the routing table at the moment of a scrape."""
+
+    def __init__(self, routes: Routes, registry: CollectorRegistry) -> None:
+        self._routes = routes
+        self._requests = Counter(
+            "gateway_requests", "Requests by answer.", ["model", "cluster", "code"], registry=registry
+        )
+        self._seconds = Histogram(
+            "gateway_request_seconds", "From arrival to the end.", ["model"], buckets=_BUCKETS, registry=registry
+        )
+        self._children: dict[tuple[str, str, str], Counter] = {}
+        self._timers: dict[str, Histogram] = {}
+        registry.register(self)
+
+    def count(self, model: str, cluster: str, code: str, seconds: float) -> None:
+        """One request has ended."""
+        key = (model, cluster, code)
+        child = self._children.get(key)
+        if child is None:
+            child = self._children[key] = self._requests.labels(*key)
+        child.inc()
+        timer = self._timers.get(model)
+        if timer is None:
+            timer = self._timers[model] = self._seconds.labels(model)
+        timer.observe(seconds)
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        """Routable replicas and requests in flight, by model and cluster."""
+        ready = GaugeMetricFamily("gateway_ready_replicas", "Replicas that take requests.", labels=["model", "cluster"])
+        flying = GaugeMetricFamily("gateway_in_flight", "Requests at replicas now.", labels=["model", "cluster"])
+        sums: dict[tuple[str, str], list[int]] = {}
+        for replica in self._routes.replicas:
+            total = sums.setdefault((replica.model, replica.cluster), [0, 0])
+            total[0] += replica.routable
+            total[1] += replica.in_flight
+        for key, (count, in_flight) in sums.items():
+            ready.add_metric(key, count)
+            flying.add_metric(key, in_flight)
+        return (ready, flying)
+
+
+class Gateway:
+    """The state of a gateway process. Used from one event loop."""
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        routes: Routes,
+        session: aiohttp.ClientSession,
+        watching: Watching,
+        metrics: GatewayMetrics,
+    ) -> None:
+        self._config = config
+        self._routes = routes
+        self._session = session
+        self._watching = watching
+        self._metrics = metrics
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        """One request to one replica (more only with ``retries``), counted once whatever happens."""
+        start_ns = now_ns()
+        model, cluster, code = "", "", "499"  # stays 499 when the client's leaving cancels us
+        try:
+            body = await request.read()
+            try:
+                model = _decode(body).model
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                code = "400"
+                return _error(400, f"the body needs a model: {error}")
+            if not self._routes.known(model):
+                code, unknown, model = "404", model, ""
+                return _error(404, f"there is no model {unknown!r}")
+            tried: list[Replica] = []
+            while True:
+                replica, served_model = self._choose(model, tried)
+                if replica is None:
+                    code = "503"
+                    return _error(503, f"no replica of {model!r} is ready")
+                cluster = replica.cluster
+                if served_model != model:
+                    body = _with_model(body, served_model)
+                try:
+                    response, code = await self._attempt(request, replica, body, served_model != model)
+                    return response
+                except _Failed as failure:
+                    tried.append(replica)
+                    if len(tried) > self._config.retries:
+                        code = str(failure.status)
+                        return _error(failure.status, f"{replica.cluster}/{replica.name}: {failure}")
+        finally:
+            self._metrics.count(model, cluster, code, (now_ns() - start_ns) / NS_PER_S)
+
+    def _choose(self, model: str, tried: list[Replica]) -> tuple[Replica | None, str]:
+        replica = self._routes.choose(model, tried)
+        other = self._routes.fallback(model)
+        if replica is None and other is not None:
+            return self._routes.choose(other, tried), other
+        return replica, model
+
+    async def _attempt(
+        self, request: web.Request, replica: Replica, body: bytes, fallback: bool
+    ) -> tuple[web.StreamResponse, str]:
+        """The answer and the code to count; ``_Failed`` when the replica failed before its first byte."""
+        replica.in_flight += 1
+        try:
+            headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+            async with self._session.post(_url(replica, request.path), data=body, headers=headers) as upstream:
+                if "x-draining" in upstream.headers:
+                    replica.draining = True
+                passed = CIMultiDict(
+                    (name, upstream.headers[name]) for name in _ANSWER_HEADERS if name in upstream.headers
+                )
+                if fallback:
+                    passed["x-fallback"] = replica.model
+                if upstream.content_type == "text/event-stream":
+                    return await self._stream(request, replica, upstream, passed)
+                payload = await upstream.read()
+            return web.Response(body=payload, status=upstream.status, headers=passed), str(upstream.status)
+        except aiohttp.ConnectionTimeoutError as error:
+            self._routes.eject(replica)
+            raise _Failed(504, f"no connection within {self._config.connect_timeout_s:g} s") from error
+        except aiohttp.ClientConnectorError as error:
+            self._routes.eject(replica)
+            raise _Failed(502, f"cannot connect: {error.strerror}") from error
+        except TimeoutError as error:
+            self._routes.failed(replica)
+            raise _Failed(504, f"no answer within {self._config.read_timeout_s:g} s") from error
+        except aiohttp.ClientError as error:
+            self._watching.check_soon(replica)
+            raise _Failed(502, f"connection lost: {type(error).__name__}") from error
+        finally:
+            replica.in_flight -= 1
+
+    async def _stream(
+        self, request: web.Request, replica: Replica, upstream: aiohttp.ClientResponse, headers: CIMultiDict[str]
+    ) -> tuple[web.StreamResponse, str]:
+        response = web.StreamResponse(status=upstream.status, headers=headers)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        try:
+            async for chunk in upstream.content.iter_any():
+                await _write(response, chunk)
+            await _write(response, b"", end=True)
+            return response, str(upstream.status)
+        except _ClientLeft:
+            return response, "499"
+        except (aiohttp.ClientError, TimeoutError):
+            self._watching.check_soon(replica)
+            if request.transport is not None:
+                request.transport.close()  # no final chunk: the client sees that the answer was cut
+            return response, "cut"
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """``POST /drain``: see the module docstring."""
+        asked = msgspec.json.decode(await request.read(), type=dict[str, str])
+        replica = self._routes.get(asked.get("cluster", ""), asked.get("replica", ""))
+        if replica is None:
+            return web.json_response({"drained": True, "in_flight": 0})
+        replica.draining = True
+        deadline_ns = now_ns() + round(DRAIN_S * NS_PER_S)
+        while replica.in_flight and now_ns() < deadline_ns:
+            await asyncio.sleep(0.005)
+        return web.json_response({"drained": replica.in_flight == 0, "in_flight": replica.in_flight})
+
+    async def state(self, _: web.Request) -> web.Response:
+        """``GET /state``: what the gateway believes."""
+        replicas = [
+            {
+                "cluster": replica.cluster,
+                "replica": replica.name,
+                "model": replica.model,
+                "node": replica.node,
+                "url": replica.url,
+                "routable": replica.routable,
+                "ejected": replica.ejected,
+                "draining": replica.draining,
+                "in_flight": replica.in_flight,
+            }
+            for replica in self._routes.replicas
+        ]
+        return web.json_response({"replicas": replicas, "clusters": self._watching.connected})
+
+    async def models(self, _: web.Request) -> web.Response:
+        """``GET /v1/models``."""
+        data = [{"id": name, "object": "model"} for name in self._routes.models]
+        return web.json_response({"object": "list", "data": data})
+
+
+class _ClientLeft(Exception):
+    """The client closed its connection while we wrote to it."""
+
+
+async def _write(response: web.StreamResponse, chunk: bytes, *, end: bool = False) -> None:
+    try:
+        await (response.write_eof() if end else response.write(chunk))
+    except ConnectionError as error:  # ours, not the replica's
+        raise _ClientLeft from error
+
+
+def _url(replica: Replica, path: str) -> URL:
+    url = replica.urls.get(path)
+    if url is None:
+        url = replica.urls[path] = URL(replica.url + path)
+    return url  # type: ignore[return-value]
+
+
+def _with_model(body: bytes, model: str) -> bytes:
+    fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    return msgspec.json.encode({**fields, "model": model})
+
+
+def _error(status: int, reason: str) -> web.Response:
+    return web.json_response({"error": {"message": reason, "code": status}}, status=status)
+
+
+class GatewayApi:
+    """HTTP over a gateway, which is made once the application's loop runs."""
+
+    def __init__(self, config: GatewayConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
+        self._config = config
+        self._log = log
+        self.routes = Routes(
+            eject_after=config.health_failures,
+            models=config.models,
+            pools=dict(config.pools),
+            fallbacks=dict(config.fallbacks),
+        )
+        self._metrics = GatewayMetrics(self.routes, registry)
+        self.gateway: Gateway
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Opens both client sessions (requests: kept alive; watches and checks: new connections) and the watches."""
+        config = self._config
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
+        )
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, happy_eyeballs_delay=None),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            ) as upstream,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as side,
+        ):
+            watching = Watching(config, self.routes, side, self._log)
+            self.gateway = Gateway(config, self.routes, upstream, watching, self._metrics)
+            watching.start()
+            yield
+            await watching.close()
+
+    async def forward(self, request: web.Request) -> web.StreamResponse:
+        """All ``/v1`` paths that generate."""
+        return await self.gateway.forward(request)
+
+    async def drain(self, request: web.Request) -> web.Response:
+        """``POST /drain``."""
+        return await self.gateway.drain(request)
+
+    async def state(self, request: web.Request) -> web.Response:
+        """``GET /state``."""
+        return await self.gateway.state(request)
+
+    async def models(self, request: web.Request) -> web.Response:
+        """``GET /v1/models``."""
+        return await self.gateway.models(request)
+
+
+def build(config: GatewayConfig, log: logging.Logger | None = None) -> tuple[web.Application, GatewayApi]:
+    """The gateway as an application with a registry of its own, and the object behind it."""
+    registry = CollectorRegistry()
+    api = GatewayApi(config, registry, log or logging.Logger("gateway"))
+    app = web.Application(client_max_size=16 * 1024**2)
+    for path in PATHS:
+        app.router.add_post(path, api.forward)
+    app.router.add_post("/drain", api.drain)
+    app.router.add_get("/v1/models", api.models)
+    app.router.add_get("/state", api.state)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/metrics", metrics_handler(registry))
+    app.cleanup_ctx.append(api.lifetime)
+    return app, api
+
+
+def run(config: GatewayConfig) -> None:
+    """Serves until SIGTERM."""
+    log = process_log("gateway", config.log_dir)
+    app, _ = build(config, log)
+    serve(app, config.host, config.port, log=log)
+
+
+def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """click callback: NAME=VALUE options as pairs."""
+    found = tuple(value.partition("=") for value in values)
+    if wrong := [name for name, sign, value in found if not (name and sign and value)]:
+        raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param=option)
+    return tuple((name, value) for name, _, value in found)
+
+
+@click.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=int, required=True)
+@click.option("--cluster", "clusters", multiple=True, callback=pairs, help="NAME=CONTROL_PLANE_URL (repeat).")
+@click.option("--fallback", "fallbacks", multiple=True, callback=pairs, help="MODEL=OTHER_MODEL (repeat).")
+@click.option("--connect-timeout-s", type=float, default=0.3, show_default=True)
+@click.option("--read-timeout-s", type=float, default=10.0, show_default=True)
+@click.option("--health-interval-s", type=float, default=0.5, show_default=True)
+@click.option("--retries", type=int, default=0, show_default=True, help="Other replicas tried after a failure.")
+def main(**options: object) -> None:
+    """Run the gateway in front of one or more clusters."""
+    run_by_hand(run, GatewayConfig(**options))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
