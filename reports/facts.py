@@ -1,0 +1,66 @@
+"""Facts that several reports state in the same words: recovered X of Y, lost N of M, budget spent, worst first.
+
+Pure functions of a ``Result``; called by page.py and summary.py. Never computes a verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from assertions.result import ModelRecovery, ObjectiveResult, Result
+from reports.words import interval, limit_seconds, percent
+
+
+def objective_of(result: Result, indicator: str, scope: str = "fleet") -> ObjectiveResult | None:
+    """The first objective of this indicator and scope; it stands in the ten-second line."""
+    for objective in result.objectives:
+        if objective.indicator == indicator and objective.scope == scope:
+            return objective
+    return None
+
+
+def recovered_of(result: Result) -> str:
+    """ "recovered in 6.41 s of 10 s", "not recovered within 60 s", "nothing broke"."""
+    objective = objective_of(result, "recovered")
+    limit = f" of {limit_seconds(objective.limit)}" if objective else ", no limit set"
+    fleet = result.fleet
+    if fleet is None or fleet.recovered_s is None:
+        if fleet is not None and fleet.unaffected:
+            return "unaffected, no bad answer"
+        return "recovery not measured"
+    low, high = fleet.recovered_s
+    if high is None:
+        return f"not recovered after {interval((low, low))}" + (
+            f", limit {limit_seconds(objective.limit)}" if objective else ""
+        )
+    return f"recovered in {interval((high, high))}{limit}"
+
+
+def lost_of(result: Result) -> str:
+    """ "251 of 13,200 (1.9 %)": bad answers while the fault lasted, of everything sent."""
+    totals = result.totals
+    return f"{totals.lost:,} of {totals.sent:,} ({percent(totals.lost, totals.sent)})"
+
+
+def budget_of(result: Result) -> str:
+    """ "budget spent 63 %": lost against the limit of the fleet's *lost* objective."""
+    objective = objective_of(result, "lost")
+    if objective is None:
+        return "no loss budget set"
+    if objective.measured is None:
+        return "budget spent: not measured"
+    if objective.limit <= 0:
+        return "budget 0 kept" if objective.measured <= 0 else f"budget 0, spent {objective.measured:,.0f}"
+    return f"budget spent {100 * objective.measured / objective.limit:.0f} %"
+
+
+def worst_first(models: Mapping[str, ModelRecovery]) -> list[tuple[str, ModelRecovery]]:
+    """Never recovered, then relapsed, then the latest, then unaffected; equal ones by name."""
+
+    def key(item: tuple[str, ModelRecovery]) -> tuple[int, int, float, int, str]:
+        name, model = item
+        end = model.recovered_s[1] if model.recovered_s else None
+        never = 0 if end is None and not model.unaffected else 1
+        return (1 if model.unaffected else 0, never, -(end or 0.0) - (1e9 if model.relapsed else 0), -model.bad, name)
+
+    return sorted(models.items(), key=key)

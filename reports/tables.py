@@ -1,0 +1,142 @@
+"""Tables of the page: bins behind the charts, errors by kind, slowest ops, steady state. Plain text cells.
+
+Called by page.py; the template escapes. Never longer than the limits given here, whatever the run's length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from assertions.result import Result
+from history.op import NEVER
+from reports.metrics import Line
+from reports.series import Bins, Load, Shares, quantile
+from reports.words import NONE, milliseconds, number, one_line, percent, seconds
+
+MAX_BIN_ROWS = 60
+MAX_ERRORS = 20
+MAX_SLOWEST = 10
+
+
+@dataclass(frozen=True)
+class Table:
+    """A head and rows of cells. ``numeric`` columns are set right-aligned; ``note`` says what was left out."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    text_columns: int = 1
+    """How many columns from the left are words; the others are figures."""
+
+
+def latency(bins: Bins) -> Table:
+    """Quantiles of complete answers a bin."""
+    rows = []
+    for i in range(len(bins)):
+        cells = (milliseconds(_number(v[i])) for v in (bins.p50, bins.p95, bins.p99))
+        rows.append((_from(bins, i), *cells, number(int(bins.offered[i]))))
+    return Table(("from", "p50", "p95", "p99", "sent"), tuple(rows), _width(bins))
+
+
+def outcomes(bins: Bins) -> Table:
+    """Counts by outcome a bin."""
+    rows = [
+        (_from(bins, i), *(number(int(v[i])) for v in (bins.offered, bins.good, bins.bad, bins.unknown)))
+        for i in range(len(bins))
+    ]
+    return Table(("from", "offered", "good", "bad", "unknown"), tuple(rows), _width(bins))
+
+
+def shares(bins: Bins, served: Shares) -> Table:
+    """Percent of sends a bin by the cluster that answered."""
+    rows = [
+        (_from(bins, i), *(percent(float(c[i]), float(bins.offered[i])) for c in served.counts))
+        for i in range(len(bins))
+    ]
+    return Table(("from", *served.names), tuple(rows), _width(bins))
+
+
+def lines(series: Sequence[Line], form: str = "{:,.4g}") -> Table:
+    """Prometheus lines, thinned to the row limit."""
+    if not series:
+        return Table((), ())
+    x = series[0][1]
+    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_BIN_ROWS)).astype(int)) if len(x) else []
+    cells = [(f"{x[r]:.1f} s", *(form.format(y[r]) if np.isfinite(y[r]) else NONE for _, _, y in series)) for r in rows]
+    return Table(("at", *(name for name, _, _ in series)), tuple(cells))
+
+
+def errors(load: Load) -> Table:
+    """Bad and unknown sends by error, with the phase they fell in; at most ``MAX_ERRORS`` kinds."""
+    rows = np.flatnonzero(~load.good)
+    tally: dict[tuple[str, str], list[int]] = {}
+    for code in np.unique(load.error.codes[rows]).tolist():
+        for what, mask in (("bad", load.bad), ("unknown", load.unknown)):
+            hit = rows[(load.error.codes[rows] == code) & mask[rows]]
+            if len(hit):
+                word = load.error.words[code] or "too late (answered after the limit)"
+                tally[(word, what)] = hit.tolist()
+    ranked = sorted(tally.items(), key=lambda item: (-len(item[1]), item[0]))
+    cells = []
+    for (word, what), hit in ranked[:MAX_ERRORS]:
+        x = load.x_s[hit]
+        cells.append((one_line(word, 120), what, f"{len(hit):,}", seconds(float(x.min())), seconds(float(x.max()))))
+    left = len(ranked) - MAX_ERRORS
+    note = f"{left:,} rarer kinds are left out." if left > 0 else ""
+    return Table(("error", "outcome", "count", "first sent", "last sent"), tuple(cells), note, text_columns=2)
+
+
+def slowest(load: Load) -> Table:
+    """The slowest sends that ended."""
+    ended = np.flatnonzero(np.isfinite(load.latency_ms))
+    rows = ended[np.argsort(-load.latency_ms[ended], kind="stable")[:MAX_SLOWEST]]
+    cells = []
+    for row in rows.tolist():
+        seq = int(load.requests.seq[row])
+        cells.append(
+            (
+                one_line(load.model[row], 80),
+                one_line(load.cluster[row], 40) or "nobody",
+                one_line(load.error[row], 60) or ("good" if load.good[row] else "too late"),
+                f"{load.x_s[row]:.3f} s",
+                milliseconds(float(load.latency_ms[row])),
+                str(seq) if seq != NEVER else NONE,
+            )
+        )
+    return Table(("model", "served by", "outcome", "sent at", "took", "seq"), tuple(cells), text_columns=3)
+
+
+def steady_state(load: Load, result: Result) -> Table:
+    """Windows of the fleet side by side: rate, good share, quantiles of complete answers."""
+    rows = []
+    for window in result.windows:
+        if window.scope != "fleet" or window.end_s <= window.start_s:
+            continue
+        inside = (load.x_s >= window.start_s) & (load.x_s < window.end_s)
+        took = load.latency_ms[inside & load.ok]
+        sent = int(np.count_nonzero(inside))
+        rows.append(
+            (
+                one_line(window.name, 40),
+                f"{seconds(window.start_s)} to {seconds(window.end_s)}",
+                f"{sent / (window.end_s - window.start_s):.1f}/s",
+                percent(float(np.count_nonzero(inside & load.good)), sent),
+                *(milliseconds(quantile(took, p)) for p in (50, 95, 99)),
+            )
+        )
+    return Table(("window", "when", "rate", "good", "p50", "p95", "p99"), tuple(rows), text_columns=2)
+
+
+def _from(bins: Bins, i: int) -> str:
+    return f"{bins.left_s[i]:g} s"
+
+
+def _width(bins: Bins) -> str:
+    return f"Each row is {bins.width_s:g} s of intended send time."
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
