@@ -37,6 +37,7 @@ class ModelRecovery:
 
     ``unaffected``: no bad op in the fault window. ``relapsed``: after its hold, bad ops beyond chance.
     ``ratio`` is what *service back*, *recovered* and the hold prove. ``victims``: replicas lost with the cluster.
+    ``sent``, ``bad``, ``unknown`` count the load ops of the fault window; ``failback_bad`` the bad ones after it.
     """
 
     detected_s: float | None

@@ -98,6 +98,8 @@ class History:
     requests: Requests
     events: tuple[Op, ...]
     damaged: int = 0
+    truncated: bool = False
+    """The merged file ends early or fails its checksum: anything in it may be missing or altered."""
 
     def of_kind(self, *kinds: str) -> tuple[Op, ...]:
         """Events of these kinds, in time order."""

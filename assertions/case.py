@@ -1,0 +1,145 @@
+"""``Case``: one run under judgement, with everything that several checkers need computed once.
+
+Made by ``analyze``; read by objectives, validity, happened and headline. Caches results of pure functions, no more.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from assertions.phases import Phases, Sight, phases, sight
+from assertions.recovery import Recovery, recovery
+from assertions.scopes import Bools, Load, Rows, Scope, Scopes, judge
+from assertions.warmth import Warmth, warmth
+from assertions.windows import Edges, edges
+from history.clock import NS_PER_MS, NS_PER_S
+from history.reader import Run
+
+LAG_LIMIT_MS = 20.0
+"""Send lag above this at the p99 makes a run, or the surroundings of an edge, doubtful (DESIGN 3.3)."""
+NEAR_NS = 2 * NS_PER_S
+MODEL_RATIO, FLEET_RATIO = 0.90, 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A run, its edges, its judged load, its scopes."""
+
+    run: Run
+    edges: Edges
+    load: Load
+    scopes: Scopes
+    _recoveries: dict[tuple[Scope, float], Recovery] = field(default_factory=dict)
+    _rows: dict[Scope, Rows] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: Run) -> Case:
+        """Reads the edges and judges every load op."""
+        found = edges(run)
+        return cls(run, found, judge(run, found), Scopes(run.header, found.victims))
+
+    @cached_property
+    def sight(self) -> Sight:
+        """Who reported events."""
+        return sight(self.run.history)
+
+    @cached_property
+    def phases(self) -> dict[str, Phases]:
+        """The phases of each model."""
+        return {model: phases(self.run, self.edges, self.scopes, model) for model in self.scopes.models}
+
+    @cached_property
+    def lag_ms(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Send lag of each load op; NaN where it was never sent."""
+        ops = self.load.ops
+        lag: np.ndarray[tuple[int], np.dtype[np.float64]] = np.where(
+            ops.t_sent >= 0, (ops.t_sent - ops.t_intended) / NS_PER_MS, np.nan
+        )
+        return lag
+
+    def rows(self, scope: Scope) -> Rows:
+        """Indices of the scope's load ops."""
+        if scope not in self._rows:
+            self._rows[scope] = scope.rows(self.load)
+        return self._rows[scope]
+
+    def recovery(self, scope: Scope, ratio: float) -> Recovery:
+        """The scope's recovery, its edges widened by the send lag near them where that was high."""
+        key = (scope, ratio)
+        if key not in self._recoveries:
+            found = recovery(self.load, self.rows(scope), ratio)
+            self._recoveries[key] = found.widened(self.lag_near_s(self._edge_ns(found)))
+        return self._recoveries[key]
+
+    def warmth(self, scope: Scope, ratio: float) -> Warmth:
+        """When the scope was warm again, after its recovery at ``ratio``."""
+        return warmth(self.load, self.rows(scope), self.recovery(scope, ratio))
+
+    def in_window(self, scope: Scope, window: str, ratio: float) -> Bools:
+        """True for each of the scope's rows in a window; ``outage``, ``degraded`` and ``hold`` are the scope's own."""
+        rows = self.rows(scope)
+        if window in ("drill", "baseline", "fault", "failback"):
+            inside: Bools = self.load.in_window(window)[rows]
+            return inside
+        for name, start_s, end_s in spans(self.recovery(scope, ratio), self.edges):
+            if name == window:
+                start, end = (self.edges.zero + round(s * NS_PER_S) for s in (start_s, end_s))
+                within: Bools = self.load.between(start, end)[rows]
+                return within
+        return np.zeros(len(rows), np.bool_)
+
+    def ratio(self, scope_name: str) -> float:
+        """The ratio that a scope's recovery must prove: its ``recovered`` objective's, else 0.99 fleet, 0.90 others."""
+        each = "each class" if scope_name.startswith("class:") else "each model"
+        for wanted in (scope_name, each):
+            for spec in self.run.header.objectives:
+                if (
+                    spec.indicator == "recovered"
+                    and spec.scope == wanted
+                    and (wanted == scope_name or ":" in scope_name)
+                ):
+                    return spec.ratio
+        return FLEET_RATIO if scope_name == "fleet" else MODEL_RATIO
+
+    def lag_near_s(self, t_ns: list[int]) -> float:
+        """The largest send lag within 2 s of these instants, in s; 0 where its p99 there is within the limit."""
+        worst = 0.0
+        for t in t_ns:
+            near = self.lag_ms[self.load.between(t - NEAR_NS, t + NEAR_NS)]
+            near = near[~np.isnan(near)]
+            if len(near) and nearest_rank(near, 99.0) > LAG_LIMIT_MS:
+                worst = max(worst, float(near.max()) / 1_000)
+        return worst
+
+    def _edge_ns(self, found: Recovery) -> list[int]:
+        if found.service_back is None or self.edges.injected is None:
+            return []
+        seconds = [s for s in (0.0, *found.service_back) if s is not None]
+        return [self.edges.zero + round(s * NS_PER_S) for s in seconds]
+
+
+def spans(found: Recovery, edges: Edges) -> list[tuple[str, float, float]]:
+    """(window, start, end) of an affected scope: outage (nothing succeeds), degraded (some do), hold, relapse."""
+    if found.first_bad_s is None:
+        return []
+    end_s = edges.seconds(edges.fault_end)
+    success_s = end_s if found.first_success is None else min(found.first_success[0], end_s)
+    hold_s = end_s if found.hold_start_s is None else found.hold_start_s
+    success_s = min(success_s, hold_s)
+    made = [("outage", found.first_bad_s, success_s)]
+    if hold_s > success_s:
+        made.append(("degraded", success_s, hold_s))
+    if found.certified_s is not None:
+        made.append(("hold", hold_s, found.certified_s))
+    return made + [("relapse", start, end) for start, end in found.relapse_spans]
+
+
+def nearest_rank(values: np.ndarray[tuple[int], np.dtype[np.float64]], percentile: float) -> float:
+    """The exact percentile of raw values by nearest rank; ``ValueError`` when there are none."""
+    if not len(values):
+        raise ValueError("a percentile of no values")
+    rank = max(1, int(np.ceil(percentile / 100.0 * len(values) - 1e-9)))
+    return float(np.partition(values, rank - 1)[rank - 1])

@@ -1,0 +1,115 @@
+"""The one sentence on top of a result, and its reasons: words that a director understands.
+
+Called by ``analyze`` last, when every figure is known; computes nothing of its own.
+"""
+
+from __future__ import annotations
+
+from assertions.case import Case
+from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict
+
+_DEEDS = {"powerloss": "lost power", "freeze": "froze", "noop": "was left alone", "partition": "was cut off"}
+
+
+def verdict(checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...]) -> Verdict:
+    """Invalid or not happened: unknown. Else fail > unknown > pass; a drill without objectives is unknown."""
+    if not objectives or any(check.verdict != "pass" for check in checks):
+        return "unknown"
+    verdicts = {objective.verdict for objective in objectives}
+    if "fail" in verdicts:
+        return "fail"
+    return "unknown" if "unknown" in verdicts else "pass"
+
+
+def reasons(
+    checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...], models: dict[str, ModelRecovery]
+) -> tuple[str, ...]:
+    """Why the verdict is not a pass, most important first; empty for a pass."""
+    found = [f"{check.name}: {check.detail}" for check in checks if check.verdict != "pass"]
+    if not objectives:
+        found.append("the drill has no objectives: nothing was promised, nothing can be kept")
+    for wanted in ("fail", "unknown"):
+        found += [_objective(o, models) for o in objectives if o.verdict == wanted]
+    return tuple(dict.fromkeys(found))
+
+
+def _objective(o: ObjectiveResult, models: dict[str, ModelRecovery]) -> str:
+    state = "not kept" if o.verdict == "fail" else "not proven"
+    text = f"{o.name} ({o.scope}) {state}: {o.text}, limit {o.limit:g} {o.unit}".rstrip()
+    model = models.get(o.scope)
+    why = model.unplaceable if model else ""
+    parts = [text, o.evidence] if o.evidence else [text]
+    if why and why not in o.evidence:
+        parts.append(why)
+    return "; ".join(parts)
+
+
+def headline(
+    case: Case,
+    result: Verdict,
+    checks: tuple[Check, ...],
+    fleet: ModelRecovery | None,
+    models: dict[str, ModelRecovery],
+) -> str:
+    """What happened, in one or two sentences."""
+    if case.edges.injected is None or fleet is None:
+        return "Nothing happened: no fault was injected."
+    deed = _deed(case)
+    if any(mark.noop for mark in case.run.header.faults):
+        return f"Nothing happened: {deed}."
+    told = f"{deed}{_recovery_in_words(fleet, models)}"
+    broken = [check for check in checks if check.verdict != "pass"]
+    if broken:
+        return f"{told} The measurement does not count: {broken[0].name}: {broken[0].detail}."
+    return told
+
+
+def _deed(case: Case) -> str:
+    victims = " and ".join(case.edges.victims) or "no cluster"
+    mark = next((m for m in case.run.header.faults if m.cluster in case.edges.victims), None)
+    mark = mark or next(iter(case.run.header.faults), None)
+    kind = "" if mark is None else mark.kind.lower().replace("-", "").replace("_", "").replace(" ", "")
+    deed = _DEEDS.get(kind, f"was hit ({mark.label or mark.kind})" if mark else "was hit")
+    since_start_s = (case.edges.zero - case.edges.start) / 1e9
+    return f"{victims} {deed} at {since_start_s:.1f} s"
+
+
+def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -> str:
+    hit = {name: m for name, m in models.items() if not m.unaffected and m.sent}
+    if not hit and fleet.unaffected:
+        return "; no request failed."
+    back = None if fleet.service_back_s is None else fleet.service_back_s[1]
+    served = "the fleet never stopped serving" if fleet.unaffected else "the fleet did not serve again"
+    if back is not None:
+        served = f"the fleet served again after {_s(back)}"
+    lost = {name: m for name, m in hit.items() if m.recovered_s is None or m.recovered_s[1] is None}
+    fell = {name: m for name, m in hit.items() if m.relapsed}
+    if lost:
+        return f"; {served}. {_did_not(lost)}"
+    if fell:
+        return f"; {served}, but {_names(fell)} failed again later."
+    ends = {name: m.recovered_s[1] for name, m in hit.items() if m.recovered_s and m.recovered_s[1] is not None}
+    if not ends:
+        return f"; {served} and stayed there."
+    last = max(ends, key=lambda name: (ends[name], name))
+    many = "the last model" if len(ends) > 1 else "the only model hit"
+    return f"; {served} and {many} ({last}) was within its objectives after {_s(ends[last])} and stayed there."
+
+
+def _did_not(lost: dict[str, ModelRecovery]) -> str:
+    reasons = {name: m.unplaceable for name, m in lost.items() if m.unplaceable}
+    text = f"{_names(lost)} did not recover"
+    if reasons:
+        text += ": " + "; ".join(f"{name} {why}" if len(lost) > 1 else why for name, why in reasons.items())
+    return text.rstrip(".") + "."
+
+
+def _names(models: dict[str, ModelRecovery]) -> str:
+    names = list(models)
+    if len(names) > 4:
+        names = [*names[:3], f"{len(names) - 3} more models"]
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _s(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds >= 0.95 else f"{seconds:.2f} s"

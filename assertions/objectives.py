@@ -1,0 +1,291 @@
+"""Objectives: one indicator over a window in a scope -> measured value, bounds, verdict, words.
+
+Called by ``analyze`` for each objective of the header. A checker that raises is an unknown verdict with the
+exception as its evidence; no data is never a pass. Bounds hold every value that the unknown ops allow, so that a
+limit inside them is an unknown verdict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from assertions.case import Case, nearest_rank
+from assertions.holds import ops_needed, relapses
+from assertions.phases import Phases, latest, latest_interval
+from assertions.recovery import Recovery
+from assertions.result import Interval, ObjectiveResult, Verdict
+from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
+from assertions.telemetry import NoTelemetry, cache_hit_ratio, store_bytes
+from history.records import ObjectiveSpec
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What a checker found. ``verdict`` None: judged by ``bounds`` against the limit."""
+
+    bounds: Interval | None
+    evidence: str
+    text: str = ""
+    verdict: Verdict | None = None
+
+
+Checker = Callable[[Case, ObjectiveSpec, Scope], Measure]
+
+
+def judge_objective(case: Case, spec: ObjectiveSpec) -> tuple[ObjectiveResult, ...]:
+    """The results of one objective: one a scope that it expands to."""
+    try:
+        scopes = _expand(case, spec)
+    except Exception as error:
+        return (_result(spec, spec.scope, Measure(None, f"{type(error).__name__}: {error}", verdict="unknown")),)
+    return tuple(_judge_in(case, spec, scope) for scope in scopes)
+
+
+def at_most(bounds: Interval | None, limit: float) -> Verdict:
+    """Pass when the whole interval is within the limit, fail when it is beyond, else unknown."""
+    if bounds is None:
+        return "unknown"
+    low, high = bounds
+    if high is not None and high <= limit:
+        return "pass"
+    return "fail" if low > limit else "unknown"
+
+
+def at_least(bounds: Interval | None, limit: float) -> Verdict:
+    """Pass when the whole interval reaches the limit, fail when none of it does, else unknown."""
+    if bounds is None or bounds[1] is None:
+        return "unknown"
+    if bounds[0] >= limit:
+        return "pass"
+    return "fail" if bounds[1] < limit else "unknown"
+
+
+def _expand(case: Case, spec: ObjectiveSpec) -> tuple[Scope, ...]:
+    if spec.indicator == "reallocated" and spec.scope in ("fleet", "each model", "affected"):
+        affected = tuple(Scope(model, (model,)) for model in case.scopes.affected)
+        return affected or case.scopes.resolve("affected")
+    return case.scopes.resolve(spec.scope)
+
+
+def _judge_in(case: Case, spec: ObjectiveSpec, scope: Scope) -> ObjectiveResult:
+    try:
+        return _result(spec, scope.label, CHECKERS[spec.indicator](case, spec, scope))
+    except NoTelemetry as missing:
+        return _result(spec, scope.label, Measure(None, str(missing), text="no telemetry", verdict="unknown"))
+    except Exception as error:
+        return _result(spec, scope.label, Measure(None, f"{type(error).__name__}: {error}", verdict="unknown"))
+
+
+def _result(spec: ObjectiveSpec, label: str, found: Measure) -> ObjectiveResult:
+    judged = at_least if spec.indicator in ("good_ratio", "cache_hit_ratio") else at_most
+    verdict = found.verdict or judged(found.bounds, spec.limit)
+    return ObjectiveResult(
+        name=spec.name,
+        scope=label,
+        indicator=spec.indicator,
+        window=spec.window,
+        measured=None if found.bounds is None else found.bounds[1],
+        bounds=found.bounds,
+        limit=spec.limit,
+        unit=spec.unit,
+        verdict=verdict,
+        text=found.text or in_words(found.bounds, spec.unit),
+        evidence=found.evidence,
+        playbook=spec.playbook,
+    )
+
+
+def in_words(bounds: Interval | None, unit: str) -> str:
+    """An interval for people: its later end, or "> low" where the end was not seen."""
+    if bounds is None:
+        return "not measured"
+    low, high = bounds
+    if high is None:
+        return f"> {_number(low, unit)}"
+    return _number(high, unit)
+
+
+def _number(value: float, unit: str) -> str:
+    if unit == "ratio":
+        return f"{value:.4f}"
+    if unit == "s":
+        return f"{value:.1f} s" if value >= 1.0 or value == 0.0 else f"{value:.2f} s"
+    shown = f"{value:,.0f}" if value == int(value) or abs(value) >= 100 else f"{value:,.1f}"
+    return f"{shown} {unit}".strip()
+
+
+def _recovered(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    return _by_recovery(case, spec, scope, "recovered")
+
+
+def _service_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    return _by_recovery(case, spec, scope, "service_back")
+
+
+def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> Measure:
+    if case.edges.injected is None:
+        return Measure(None, "no fault was injected", verdict="unknown")
+    found = case.recovery(scope, spec.ratio)
+    needed = ops_needed(spec.ratio)
+    if found.ops == 0:
+        return Measure(None, "no op of this scope in the fault window", verdict="unknown")
+    if found.unaffected:
+        enough = found.ops >= needed
+        evidence = f"none of {found.ops:,} ops in the fault window was bad"
+        if not enough:
+            evidence += f"; {needed} are needed to prove {spec.ratio}"
+        return Measure((0.0, 0.0), evidence, "no bad op", None if enough else "unknown")
+    bounds: Interval | None = getattr(found, which)
+    text = in_words(bounds, "s")
+    if found.relapsed:
+        start, end = found.relapse_spans[0]
+        evidence = f"relapse from {start:.2f} s to {end:.2f} s: bad ops beyond chance at {spec.ratio}"
+        return Measure(bounds, evidence, f"{text}, relapsed at {start:.1f} s", "fail")
+    evidence = _hold_in_words(found, needed)
+    if found.maybe_relapsed:
+        return Measure(bounds, f"{evidence}; a relapse if unknown ops were bad", text, _not_pass(bounds, spec.limit))
+    return Measure(bounds, evidence, text)
+
+
+def _not_pass(bounds: Interval | None, limit: float) -> Verdict:
+    return "fail" if at_most(bounds, limit) == "fail" else "unknown"
+
+
+def _hold_in_words(found: Recovery, needed: int) -> str:
+    low = 0.0 if found.recovered is None else found.recovered[0]
+    counts = f"{found.bad:,} bad of {found.ops:,} ops"
+    if found.unknown:
+        counts += f", {found.unknown:,} unknown"
+    if found.hold_start_s is None or found.certified_s is None:
+        return f"{counts}; last bad op seen at {low:.2f} s; no {needed} good ops in a row over 3 s after it"
+    sustained = "" if found.recovered and found.recovered[1] is not None else "; later ops do not prove the ratio"
+    return (
+        f"{counts}; last bad op intended at {low:.3f} s, good from {found.hold_start_s:.3f} s, "
+        f"proven {found.ratio} by {found.certified_s:.2f} s{sustained}"
+    )
+
+
+def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    found = case.warmth(scope, spec.ratio)
+    if found.bounds is None or found.baseline_share is None:
+        return Measure(None, found.reason, verdict="unknown")
+    evidence = (
+        f"{found.baseline_share:.1%} of the baseline's answers came from GPU memory; "
+        f"judged over {found.stretch_ops} ops in a row"
+    )
+    return Measure(found.bounds, f"{evidence}; {found.reason}" if found.reason else evidence)
+
+
+def _phase(name: str, reporter: str) -> Checker:
+    def check(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+        members = [case.phases[model] for model in scope.models if case.phases[model].lost]
+        if not members:
+            return Measure((0.0, 0.0), "no model of this scope lost a replica", "nothing lost")
+        if not getattr(case.sight, reporter):
+            return Measure(None, f"no {reporter} reported anything in this run", verdict="unknown")
+        if name == "reallocated":
+            each = [member.reallocated for member in members]
+            known = [interval for interval in each if interval is not None]
+            bounds = latest_interval(known) if len(known) == len(each) else None
+        else:
+            bounds = latest(members).get(name)
+        evidence = _replacements(members, scope)
+        return Measure(bounds or (case.edges.seconds(case.edges.fault_end), None), evidence)
+
+    return check
+
+
+def _replacements(members: list[Phases], scope: Scope) -> str:
+    lost, ready = sum(m.lost for m in members), sum(m.ready_replacements for m in members)
+    reasons = [m.unplaceable for m in members if m.unplaceable]
+    text = f"{ready} replacements ready for {lost} lost replicas of {scope.label}"
+    return "; ".join([text, *dict.fromkeys(reasons)])
+
+
+def _lost(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    state = case.load.state[case.rows(scope)][case.in_window(scope, spec.window, spec.ratio)]
+    if not len(state):
+        return _no_ops(case, spec, scope)
+    bad, unknown = int((state == BAD).sum()), int((state == UNKNOWN).sum())
+    return Measure((float(bad), float(bad + unknown)), f"{bad:,} bad and {unknown:,} unknown of {len(state):,} ops")
+
+
+def _latency(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    rows = case.rows(scope)[case.in_window(scope, spec.window, spec.ratio)]
+    ok, unknown = rows[case.load.ok[rows]], int((case.load.state[rows] == UNKNOWN).sum())
+    values = case.load.latency_ms[ok]
+    least = int(np.ceil(100.0 / (100.0 - spec.percentile) - 1e-9)) if spec.percentile < 100.0 else 1
+    if len(values) < least:
+        return Measure(None, f"{len(values)} ok ops; a p{spec.percentile:g} needs {least}", verdict="unknown")
+    # An unknown op may have been answered at once, or at the end of its time-out.
+    slowest_ms = case.run.header.load.total_timeout_s * 1_000
+    low = nearest_rank(np.append(values, np.zeros(unknown)), spec.percentile)
+    high = nearest_rank(np.append(values, np.full(unknown, slowest_ms)), spec.percentile)
+    evidence = f"p{spec.percentile:g} of {len(values):,} ok ops, nearest rank"
+    return Measure((low, high), evidence + (f"; {unknown:,} unknown" if unknown else ""))
+
+
+def _good_ratio(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    state = case.load.state[case.rows(scope)][case.in_window(scope, spec.window, spec.ratio)]
+    if not len(state):
+        return _no_ops(case, spec, scope)
+    good, unknown = int((state == GOOD).sum()), int((state == UNKNOWN).sum())
+    bounds = good / len(state), (good + unknown) / len(state)
+    return Measure(bounds, f"{good:,} good and {unknown:,} unknown of {len(state):,} ops", f"{bounds[0]:.4f}")
+
+
+def _no_ops(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    return Measure(None, f"{scope.label} has no op in the window {spec.window!r}", "no data", "unknown")
+
+
+def _no_dip(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    rows = case.rows(scope)[case.in_window(scope, spec.window, spec.ratio)]
+    needed = ops_needed(spec.ratio)
+    if len(rows) < needed:
+        evidence = f"{len(rows)} ops of {scope.label} in the window {spec.window!r}; {needed} are needed"
+        return Measure(None, evidence, "no data" if not len(rows) else "", "unknown")
+    t, state = case.load.ops.t_intended[rows], case.load.state[rows]
+    sure = relapses(t, state == BAD, spec.ratio)
+    maybe = relapses(t, state != GOOD, spec.ratio) if (state == UNKNOWN).any() else sure
+    bad = int((state == BAD).sum())
+    evidence = f"{bad:,} bad of {len(rows):,} ops"
+    if sure:
+        first, last = (case.edges.seconds(t[i]) for i in sure[0])
+        evidence += f"; a dip from {first:.2f} s to {last:.2f} s is beyond chance at {spec.ratio}"
+    text = f"{len(sure)} dip{'' if len(sure) == 1 else 's'}" if sure else "no dip"
+    return Measure((float(len(sure)), float(max(len(sure), len(maybe)))), evidence, text)
+
+
+def _prometheus(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    bounds = case.edges.bounds_ns(spec.window)
+    if bounds is None:
+        return Measure(None, f"the run has no window {spec.window!r} of its own for Prometheus", verdict="unknown")
+    if not case.run.header.prometheus:
+        raise NoTelemetry("this run had no Prometheus")
+    match = {"cluster": scope.served_by} if scope.served_by else {}
+    if not scope.served_by and scope.label != "fleet":
+        return Measure(None, f"Prometheus cannot tell {scope.label} apart", verdict="unknown")
+    ask = cache_hit_ratio if spec.indicator == "cache_hit_ratio" else store_bytes
+    value = ask(case.run.history, *bounds, match)
+    return Measure((value, value), f"counter increases over the window {spec.window!r}")
+
+
+CHECKERS: dict[str, Checker] = {
+    "recovered": _recovered,
+    "service_back": _service_back,
+    "detected": _phase("detected", "controller"),
+    "decided": _phase("decided", "controller"),
+    "reallocated": _phase("reallocated", "observer"),
+    "full_capacity": _phase("full_capacity", "observer"),
+    "warm": _warm,
+    "lost": _lost,
+    "latency": _latency,
+    "good_ratio": _good_ratio,
+    "no_dip": _no_dip,
+    "cache_hit_ratio": _prometheus,
+    "store_bytes": _prometheus,
+}
+"""Indicator -> checker; an indicator that is not here is an unknown verdict."""

@@ -1,0 +1,151 @@
+"""``Load`` and ``Scope``: the load ops of a run, judged good, bad or unknown, and the parts of them that SLOs name.
+
+Made once a run by ``analyze`` and ``live``. Holds arrays only; decides nothing but good, bad and unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from assertions.windows import Edges
+from history.clock import NS_PER_MS, NS_PER_S
+from history.reader import Requests, Run
+from history.records import RunHeader
+
+GOOD, BAD, UNKNOWN = 0, 1, 2
+"""State of a load op. good = ok and within ``good_within_ms`` of its intended time (DESIGN 3.4)."""
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Load:
+    """Load ops in columns, one entry a scheduled send, sorted by intended time."""
+
+    ops: Requests
+    state: NDArray[np.int8]
+    ok: Bools
+    struck: Bools
+    """In flight at the injection and not good: casualties of the fault, though intended before it."""
+    edges: Edges
+
+    @cached_property
+    def latency_ms(self) -> NDArray[np.float64]:
+        """t_done - t_intended in ms; meaningless where ``ok`` is false."""
+        return (self.ops.t_done - self.ops.t_intended) / NS_PER_MS
+
+    def in_window(self, window: str) -> Bools:
+        """True for each op of ``drill``, ``baseline``, ``fault`` or ``failback``, by intended time.
+
+        An op that was in flight at the injection and did not turn out good belongs to the fault, not to the baseline
+        (docs/decisions/0001). All false where the run has no such window.
+        """
+        bounds = self.edges.bounds_ns(window)
+        if bounds is None:
+            return np.zeros(len(self.ops), np.bool_)
+        if window == "drill":
+            return np.ones(len(self.ops), np.bool_)
+        inside: Bools = (self.ops.t_intended >= bounds[0]) & (self.ops.t_intended < bounds[1])
+        if window == "baseline":
+            return inside & ~self.struck
+        return inside | self.struck if window == "fault" else inside
+
+    def between(self, start_ns: int, end_ns: int) -> Bools:
+        """True for each op intended in [start, end)."""
+        return (self.ops.t_intended >= start_ns) & (self.ops.t_intended < end_ns)
+
+
+def judge(run: Run, edges: Edges) -> Load:
+    """Every load op -> good, bad or unknown.
+
+    An op that says ok and whose times contradict it (done before it was sent or due) is unknown: a damaged record.
+    """
+    ops = run.load
+    order = np.argsort(ops.t_intended, kind="stable")
+    if not np.array_equal(order, np.arange(len(ops))):
+        ops = ops.take(order)
+    said_ok, said_fail = ops.outcome.where("ok"), ops.outcome.where("fail")
+    ok = said_ok & (ops.t_done >= ops.t_intended) & (ops.t_done >= ops.t_sent) & (ops.t_sent >= 0)
+    within_ns = round(run.header.load.good_within_ms * NS_PER_MS)
+    late = ok & (ops.t_done - ops.t_intended > within_ns)
+    state = np.where(ok & ~late, GOOD, np.where(said_fail | late, BAD, UNKNOWN)).astype(np.int8)
+    struck = np.zeros(len(ops), np.bool_)
+    if edges.injected is not None:
+        timeout_ns = round(run.header.load.total_timeout_s * NS_PER_S)
+        last_ns = np.where(ops.t_done >= 0, ops.t_done, ops.t_intended + timeout_ns)
+        struck = (ops.t_intended < edges.injected) & (last_ns >= edges.injected) & (state != GOOD)
+    return Load(ops, state, ok, struck, edges)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """A named part of the load: ``label`` as in results, ``models`` its members."""
+
+    label: str
+    models: tuple[str, ...]
+    served_by: str = ""
+
+    def rows(self, load: Load) -> Rows:
+        """Indices of its ops, in intended order."""
+        if self.served_by:
+            return np.flatnonzero(load.ops.cluster.where(self.served_by))
+        if self.label == "fleet":
+            return np.arange(len(load.ops))
+        codes = [load.ops.model.code(name) for name in self.models]
+        return np.flatnonzero(np.isin(load.ops.model.codes, [code for code in codes if code >= 0]))
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """Resolves scope names of a run. ``affected``: models with a replica in a victim; ``bystanders``: the others."""
+
+    header: RunHeader
+    victims: tuple[str, ...]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model of the fleet, in its declared order."""
+        return tuple(model.name for model in self.header.fleet.models)
+
+    @property
+    def affected(self) -> tuple[str, ...]:
+        """Models with at least one replica in a victim when the baseline ended."""
+        return tuple(name for name in self.models if self.lost(name))
+
+    def lost(self, model: str) -> int:
+        """Replicas of ``model`` that were in a victim when the baseline ended."""
+        return sum(p.model == model and p.cluster in self.victims for p in self.header.fleet.placements)
+
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Class -> its models, in declared order."""
+        found: dict[str, list[str]] = {}
+        for model in self.header.fleet.models:
+            found.setdefault(model.model_class, []).append(model.name)
+        return {name: tuple(models) for name, models in found.items()}
+
+    def resolve(self, name: str) -> tuple[Scope, ...]:
+        """The scopes that a ScopeName stands for: several for ``each …``; ``ValueError`` for one that nobody has."""
+        if name == "fleet":
+            return (Scope("fleet", self.models),)
+        if name == "each model":
+            return tuple(Scope(model, (model,)) for model in self.models)
+        if name == "each class":
+            return tuple(Scope(label, members) for label, members in self.classes().items())
+        if name == "affected":
+            return (Scope("affected", self.affected),)
+        if name == "bystanders":
+            return (Scope("bystanders", tuple(m for m in self.models if m not in self.affected)),)
+        kind, _, rest = name.partition(":")
+        if kind == "model" and rest in self.models:
+            return (Scope(rest, (rest,)),)
+        if kind == "class" and rest in self.classes():
+            return (Scope(rest, self.classes()[rest]),)
+        if kind == "served by" and rest in {cluster.name for cluster in self.header.fleet.clusters}:
+            return (Scope(name, self.models, served_by=rest),)
+        raise ValueError(f"scope {name!r}: this fleet has no such model, class or cluster")

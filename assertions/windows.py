@@ -1,0 +1,71 @@
+"""``Edges``: the instants that cut a run into windows, and which ops belong to which window.
+
+Made once a run from runner events; used by every checker. Never looks at outcomes of objectives, never guesses an
+edge that was not recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from history.clock import NS_PER_S
+from history.op import FAULT_HEAL, FAULT_INJECT, NEVER
+from history.reader import Run, load_bounds
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Instants of a run in monotonic ns; None where the run has no such instant.
+
+    ``start``/``stop``: the load. ``injected``: the first injection call, zero of every measure. ``healed``: the first
+    restore call after it. ``victims``: clusters that were hit before that restore.
+    """
+
+    start: int
+    stop: int
+    injected: int | None
+    healed: int | None
+    victims: tuple[str, ...]
+
+    @property
+    def fault_end(self) -> int:
+        """The end of the fault window: the restore call, or where the load stopped."""
+        return self.stop if self.healed is None else min(self.healed, self.stop)
+
+    @property
+    def zero(self) -> int:
+        """What "seconds since the injection" count from; the start of the load where nothing was injected."""
+        return self.start if self.injected is None else self.injected
+
+    def seconds(self, t_ns: int) -> float:
+        """Seconds since the injection call."""
+        return (int(t_ns) - self.zero) / NS_PER_S
+
+    def bounds_ns(self, window: str) -> tuple[int, int] | None:
+        """[start, end) of ``drill``, ``baseline``, ``fault`` or ``failback``; None where the run has no such window."""
+        if self.start == NEVER:
+            return None
+        if window == "drill":
+            return self.start, self.stop
+        if window == "baseline":
+            return self.start, self.stop if self.injected is None else min(self.injected, self.stop)
+        if window == "fault" and self.injected is not None:
+            return self.injected, self.fault_end
+        if window == "failback" and self.healed is not None:
+            return min(self.healed, self.stop), self.stop
+        return None
+
+
+def edges(run: Run) -> Edges:
+    """The edges of a run as its runner recorded them."""
+    start, stop = load_bounds(run.history)
+    injections = run.history.of_kind(FAULT_INJECT)
+    injected = injections[0].t_intended if injections else None
+    heals = [
+        op.t_intended for op in run.history.of_kind(FAULT_HEAL) if injected is not None and op.t_intended > injected
+    ]
+    healed = min(heals, default=None)
+    victims = tuple(
+        dict.fromkeys(op.cluster for op in injections if op.cluster and (healed is None or op.t_intended < healed))
+    )
+    return Edges(start, stop, injected, healed, victims)
