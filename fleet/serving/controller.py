@@ -1,0 +1,347 @@
+"""``Controller``: the allocator's mind: which clusters are lost, where each slot runs, what to do about it.
+
+It acts on what it polls: places everything once at the start, moves what a lost cluster held (``react``), moves it
+home when the cluster is back. Decisions are serialised by one lock, and a slot is never wanted in two places but
+while it moves home. It measures nothing; its events say what it held to be true, when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from fleet.serving.clients import ClusterClient, GatewayClient, Unanswered
+from fleet.serving.config import AllocatorConfig
+from fleet.serving.events import EventLog
+from fleet.serving.placement import (
+    Places,
+    Room,
+    Slot,
+    left_after,
+    reallocate,
+    slots_of,
+    spread,
+    unplaceable_without,
+    why_not,
+)
+from history.op import DECIDED, DETECTED, FAILBACK, RETURNED, UNPLACEABLE
+
+BOOT_S: Final = 10.0
+"""The first placement waits at most this long for clusters that have not answered yet."""
+RETRY_S: Final = 0.5
+AUDIT_S: Final = 1.0
+READY_POLL_S: Final = 0.03
+
+ClusterState = Literal["unknown", "up", "lost"]
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a slot's replica was wanted last."""
+
+    cluster: str
+    replica: str
+
+
+class Controller:
+    """See the module docstring. Used from one event loop; ``start`` there, ``close`` at the end."""
+
+    def __init__(
+        self,
+        config: AllocatorConfig,
+        clusters: Sequence[ClusterClient],
+        gateway: GatewayClient,
+        events: EventLog,
+        log: logging.Logger,
+    ) -> None:
+        self._config = config
+        self._clusters = {client.name: client for client in clusters}
+        self._gateway = gateway
+        self._events = events
+        self._log = log
+        self.slots = slots_of(config.models)
+        self.state: dict[str, ClusterState] = dict.fromkeys(self._clusters, "unknown")
+        self.at: dict[Slot, At | None] = dict.fromkeys(self.slots)
+        self.unplaceable: dict[Slot, str] = {}
+        self.placed = False
+        self._by_name = {slot.name: slot for slot in self.slots}
+        self._home = {slot: slot.home for slot in self.slots}
+        self._moving: dict[Slot, str] = {}
+        self._failbacks: dict[str, asyncio.Task[None]] = {}
+        self._generation = 0
+        self._lock = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Begins to poll, and places everything as soon as the clusters answer."""
+        for client in self._clusters.values():
+            self._spawn(self._poll(client))
+        self._spawn(self._boot())
+
+    async def close(self) -> None:
+        """Ends all tasks; changes nothing in the clusters."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def headroom(self) -> dict[str, tuple[str, ...]]:
+        """N-1 now: for each cluster that is up, why which slots would find no place without it."""
+        rooms = await self._rooms()
+        where = {slot: at.cluster for slot, at in self.at.items() if at is not None}
+        return {name: unplaceable_without(name, where, rooms) for name in self._up()}
+
+    # -- detection ----------------------------------------------------------------------------------------------
+
+    async def _poll(self, client: ClusterClient) -> None:
+        """Polls on a fixed grid; a slow poll delays the next one, never that of another cluster."""
+        config, loop = self._config, asyncio.get_running_loop()
+        failures = 0
+        due = audit_due = loop.time()
+        while True:
+            seen = await client.ready(config.detect_timeout_s)
+            failures = failures + 1 if seen else 0
+            state = self.state[client.name]
+            if not seen and state != "up":
+                self.state[client.name] = "up"
+                if state == "lost":
+                    self._events.append(RETURNED, cluster=client.name)
+                    self._log.info("%s is back", client.name)
+                    self._failbacks[client.name] = self._spawn(self._welcome(client))
+            elif seen and state == "up" and failures >= config.detect_failures:
+                self._lose(client.name, seen, failures)
+            elif not seen and self.placed and loop.time() >= audit_due:
+                audit_due = loop.time() + AUDIT_S
+                self._spawn(self._audit(client))  # apart: detection waits for nobody
+            due = max(due + config.detect_interval_s, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    def _lose(self, cluster: str, seen: str, failures: int) -> None:
+        self.state[cluster] = "lost"
+        self._events.append(DETECTED, cluster=cluster, detail={"failures": failures, "seen": seen})
+        self._log.warning("%s is lost: %s, %d times", cluster, seen, failures)
+        if (task := self._failbacks.pop(cluster, None)) is not None:
+            task.cancel()
+        self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}
+        if self._config.reaction == "automatic":
+            self._spawn(self._react_later(self._config.decision_delay_s))
+
+    async def _audit(self, client: ClusterClient) -> None:
+        """A cluster that restarted between two polls came back empty: what it lacks is placed again."""
+        async with self._lock:
+            try:
+                listed = await client.replicas()
+            except Unanswered:
+                return
+            missing = [s for s, at in self.at.items() if at and at.cluster == client.name and at.replica not in listed]
+            for slot in missing:
+                self._log.warning("%s lacks %s", client.name, slot.name)
+                self.at[slot] = None
+        if missing and self._config.reaction == "automatic":
+            await self.react()
+
+    # -- placement ----------------------------------------------------------------------------------------------
+
+    async def _boot(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BOOT_S
+        while "unknown" in self.state.values() and loop.time() < deadline:
+            await asyncio.sleep(0.01)
+        async with self._lock:
+            await self._adopt()
+            rooms = await self._rooms()
+            running = {slot: at.cluster for slot, at in self.at.items() if at}
+            places = spread([slot for slot in self.slots if self.at[slot] is None], rooms, running)
+            for slot, room in places.items():
+                if room is not None and not slot.home:
+                    self._home[slot] = room.cluster
+            self._say_unplaceable(places, rooms)
+            complete = await self._put(places, first=True)
+        self.placed = True
+        if not complete:
+            self._spawn(self._react_later(RETRY_S))
+        for cluster, reasons in (await self.headroom()).items():
+            self._log.info("without %s: %s", cluster, "; ".join(reasons) or "everything fits elsewhere")
+
+    async def _adopt(self) -> None:
+        """Takes over what an earlier life of this process placed."""
+        for cluster in self._up():
+            try:
+                listed = await self._clusters[cluster].replicas()
+            except Unanswered:
+                continue
+            for name in sorted(listed):
+                slot = self._slot_of(name)
+                if slot is not None and self.at[slot] is None:
+                    self.at[slot] = At(cluster, name)
+                    self._home[slot] = slot.home or cluster
+                    self._generation += 1
+
+    def _slot_of(self, replica: str) -> Slot | None:
+        """The slot that a replica of this name fills, at home or as a surrogate; None: not ours."""
+        return self._by_name.get(replica) or self._by_name.get(replica.rpartition("-s")[0])
+
+    async def _react_later(self, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+        await self.react()
+
+    async def react(self) -> tuple[str, ...]:
+        """Finds new places for every slot that has none; returns the models decided on."""
+        async with self._lock:
+            displaced = [slot for slot in self.slots if self._displaced(slot)]
+            if not displaced:
+                return ()
+            rooms = await self._rooms()
+            places = reallocate(displaced, rooms)
+            decided = tuple(dict.fromkeys(slot.model for slot, room in places.items() if room))
+            for model in decided:
+                mine = {slot: room for slot, room in places.items() if slot.model == model and room}
+                origins = sorted({at.cluster for slot in mine if (at := self.at[slot])})
+                targets = [room.cluster for room in mine.values()]
+                self._events.append(DECIDED, model=model, detail={"from": origins, "to": targets})
+            self._say_unplaceable(places, rooms)
+            if not await self._put(places):
+                self._spawn(self._react_later(RETRY_S))
+            return decided
+
+    def _displaced(self, slot: Slot) -> bool:
+        at = self.at[slot]
+        return slot not in self._moving and (at is None or self.state[at.cluster] == "lost")
+
+    async def _put(self, places: Places, *, first: bool = False) -> bool:
+        """Wants each replica at its place; False when a cluster did not take one (that slot has no place then)."""
+
+        async def put(slot: Slot, room: Room, replica: str) -> bool:
+            try:
+                await self._clusters[room.cluster].put(replica, slot.model, room.node)
+            except Unanswered as error:
+                self._log.warning("%s was not placed: %s", replica, error)
+                self.at[slot] = None
+                return False
+            self.at[slot] = At(room.cluster, replica)
+            return True
+
+        wanted = []
+        for slot, room in places.items():
+            if room is None:
+                self.at[slot] = None
+                continue
+            self.unplaceable.pop(slot, None)
+            self._generation += 1
+            at_home = first or room.cluster == self._home[slot]
+            wanted.append(put(slot, room, slot.name if at_home else slot.surrogate(self._generation)))
+        return all(await asyncio.gather(*wanted))
+
+    def _say_unplaceable(self, places: Places, rooms: Sequence[Room]) -> None:
+        left = left_after(places, rooms)
+        reasons = {slot: why_not(slot, left) for slot, room in places.items() if room is None}
+        for model in dict.fromkeys(slot.model for slot in reasons if slot not in self.unplaceable):
+            reason = "; ".join(text for slot, text in reasons.items() if slot.model == model)
+            self._events.append(UNPLACEABLE, model=model, detail={"reason": reason})
+            self._log.warning("%s is unplaceable: %s", model, reason)
+        self.unplaceable |= reasons
+
+    async def _rooms(self) -> tuple[Room, ...]:
+        """Free GPUs of all clusters that are up and answer."""
+
+        async def rooms(cluster: str) -> tuple[Room, ...]:
+            try:
+                return await self._clusters[cluster].rooms()
+            except Unanswered as error:
+                self._log.warning("no free GPUs of %s known: %s", cluster, error)
+                return ()
+
+        found = await asyncio.gather(*(rooms(cluster) for cluster in self._up()))
+        return tuple(room for part in found for room in part)
+
+    def _up(self) -> tuple[str, ...]:
+        return tuple(cluster for cluster, state in self.state.items() if state == "up")
+
+    # -- fail-back ----------------------------------------------------------------------------------------------
+
+    async def _welcome(self, client: ClusterClient) -> None:
+        """A lost cluster is back: what is not wanted there any more ends, what belongs there comes home."""
+        movers = [slot for slot in self.slots if self._config.failback and self._home[slot] == client.name]
+        self._moving |= dict.fromkeys(movers, client.name)
+        try:
+            while not await self._want_home(client, movers):
+                await asyncio.sleep(RETRY_S)
+            models = dict.fromkeys(slot.model for slot in movers)
+            await asyncio.gather(*(self._bring_home(client, [s for s in movers if s.model == m]) for m in models))
+        finally:
+            for slot in movers:
+                if self._moving.get(slot) == client.name:
+                    del self._moving[slot]
+        if self._config.reaction == "automatic":
+            await self.react()
+
+    async def _want_home(self, client: ClusterClient, movers: Sequence[Slot]) -> bool:
+        """Ends what survived in the cluster and is stale, and asks for what belongs there; False: it did not answer.
+
+        Slots whose replica is listed are asked for as well: the wish is idempotent, and the cluster may be empty."""
+        async with self._lock:
+            keep = {slot.name for slot in movers} | {at.replica for at in self.at.values() if at}
+            try:
+                stale = [name for name in await client.replicas() if self._slot_of(name) and name not in keep]
+                for name in sorted(stale):
+                    await self._end(At(client.name, name))
+                await asyncio.gather(*(client.put(slot.name, slot.model) for slot in movers))
+            except Unanswered as error:
+                self._log.warning("%s: fail-back waits: %s", client.name, error)
+                return False
+            return True
+
+    async def _bring_home(self, client: ClusterClient, slots: Sequence[Slot]) -> None:
+        """All moved slots of one model; the event follows when the last of them is home."""
+        moved = await asyncio.gather(*(self._move(client, slot) for slot in slots))
+        if all(moved):
+            detail = {"replicas": [slot.name for slot in slots]}
+            self._events.append(FAILBACK, model=slots[0].model, cluster=client.name, detail=detail)
+
+    async def _move(self, client: ClusterClient, slot: Slot) -> bool:
+        """Waits until the home replica is ready and routed to; only then ends the surrogate. False: it failed."""
+        home = At(client.name, slot.name)
+        while True:
+            try:
+                listed = (await client.replicas()).get(slot.name)
+                if listed is None or listed.phase == "Failed":
+                    self._log.error("%s did not come up at home: %s", slot.name, listed.reason if listed else "gone")
+                    return False
+                if listed.phase == "Ready" and await self._gateway.routes_to(client.name, slot.name):
+                    break
+            except Unanswered as error:  # if this lasts, detection cancels us
+                self._log.warning("%s: %s", slot.name, error)
+            await asyncio.sleep(READY_POLL_S)
+        async with self._lock:
+            surrogate, self.at[slot] = self.at[slot], home
+            self.unplaceable.pop(slot, None)
+            self._moving.pop(slot, None)
+        if surrogate is not None and surrogate != home and self.state[surrogate.cluster] == "up":
+            await asyncio.shield(self._spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
+        return True
+
+    async def _end(self, at: At) -> None:
+        """Drains at the gateway, then deletes; a gateway that does not answer does not stop the deletion."""
+        try:
+            await self._gateway.drain(at.cluster, at.replica)
+        except Unanswered as error:
+            self._log.warning("not drained: %s", error)
+        try:
+            await self._clusters[at.cluster].delete(at.replica)
+        except Unanswered as error:
+            self._log.warning("%s was not deleted: %s", at.replica, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception:
+                self._log.exception("a task of the allocator died")
+
+        task = asyncio.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
