@@ -18,6 +18,9 @@ import psutil
 
 from history.rundir import RunDirectory, write_atomic
 
+PARENT_PID = "BLACKSTART_PARENT_PID"
+"""Environment variable: the load ends when this process is no longer its parent."""
+
 EXIT_RECORDING = 74
 """Exit code of a load process that could not write its ops (sysexits' EX_IOERR)."""
 

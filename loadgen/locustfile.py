@@ -15,7 +15,6 @@ worker came and went). A worker on another host is refused: its monotonic clock 
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -36,7 +35,7 @@ from history.rundir import RunDirectory
 from history.writer import OpWriter
 from loadgen.byhand import ByHand
 from loadgen.client import Client
-from loadgen.control import EXIT_REFUSED, ControlFiles
+from loadgen.control import EXIT_REFUSED, PARENT_PID, ControlFiles
 from loadgen.schedule import slice_of
 from loadgen.sender import POLL_S, Sender, Slice
 
@@ -46,8 +45,9 @@ REFUSED_MESSAGE = "blackstart.refused"
 PLAN = "blackstart_plan"
 """The option by which the master tells each worker its run directory, its slice and the host it must be on."""
 
-_SENDER = "_blackstart_sender"
 _BY_HAND = "_blackstart_by_hand"
+_SENDERS: list[Sender] = []
+"""This process's sender, the last one first; empty in a master."""
 
 
 class RequestFailed(Exception):
@@ -74,7 +74,6 @@ def add_options(parser: Any) -> None:
     add("--auth-env", default="", help="environment variable that holds the bearer token")
     add("--out", default="runs", help="where the run directory of a load started by hand is made")
     add("--managed", action="store_true", help="started by the runner: it says when to start and stop", **hidden)
-    add("--parent-pid", type=int, default=0, help="end when this process is no longer the parent", **hidden)
 
 
 class OneUserAWorker(LoadTestShape):
@@ -99,14 +98,12 @@ class OpenLoopUser(User):
 
     @task
     def send_all(self) -> None:
-        sender = getattr(self.environment, _SENDER, None)
-        if sender is not None:
+        for sender in _SENDERS[:1]:
             sender.wait()
         raise StopUser
 
     def on_stop(self) -> None:
-        sender = getattr(self.environment, _SENDER, None)
-        if sender is not None:
+        for sender in _SENDERS[:1]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Locust's parent repeats it; the drain is bounded anyway
             sender.halt()
             sender.wait()
@@ -114,12 +111,7 @@ class OpenLoopUser(User):
 
 @events.init.add_listener
 def on_init(environment: Any, runner: Any, **_: Any) -> None:
-    """Watches the parent, listens for refusals, and lets the master end the run when all is drained."""
-    options = environment.parsed_options
-    forked = isinstance(runner, WorkerRunner) and options.processes
-    parent = os.getppid() if forked else options.parent_pid
-    if parent:
-        gevent.spawn(_end_with_parent, environment, parent)
+    """Lets the master hear why a worker will not send."""
     if isinstance(runner, MasterRunner):
         runner.register_message(REFUSED_MESSAGE, _on_refused)
 
@@ -162,7 +154,7 @@ def _send(environment: Any) -> None:
     if runner.client_id not in plan["workers"]:
         return log.warning("this worker came after the start: it has no slice and sends nothing")
     sender = _sender(RunDirectory(Path(plan["run"])), plan["workers"].index(runner.client_id), environment, plan)
-    setattr(environment, _SENDER, sender)
+    _SENDERS.insert(0, sender)
     gc.collect()
     gc.freeze()  # Locust's modules and the plan: the collector need not look at them during the run
     gevent.spawn(_run, environment, sender)
@@ -265,17 +257,21 @@ def _on_refused(environment: Any, msg: Any, **_: Any) -> None:
     gevent.spawn(environment.runner.quit)
 
 
-def _end_with_parent(environment: Any, parent: int) -> None:
-    """No orphans: sends nothing more once the parent is gone, drains (bounded), ends."""
-    while os.getppid() == parent:
+def _end_with_parent(first_pid: int, runner_pid: int) -> None:
+    """No orphans: sends nothing more once the parent is gone, drains (bounded), ends.
+
+    Spawned as this file is imported, before Locust forks its workers or connects them (which it tries for minutes),
+    and inherited by them: their parent is the process that imported it.
+    """
+    while True:
+        parent = runner_pid if os.getpid() == first_pid else first_pid
+        if parent and os.getppid() != parent:
+            break
         gevent.sleep(10 * POLL_S)
     log.error("the parent process %d is gone: the load ends", parent)
-    sender = getattr(environment, _SENDER, None)
-    if sender is not None:
-        sender.halt()
-        sender.wait()
-    with contextlib.suppress(Exception):
-        environment.runner.quit()
+    if _SENDERS:
+        _SENDERS[0].halt()
+        _SENDERS[0].wait()
     os._exit(1)
 
 
@@ -285,3 +281,6 @@ def host_identity() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
+
+
+gevent.spawn(_end_with_parent, os.getpid(), int(os.environ.get(PARENT_PID, "0")))

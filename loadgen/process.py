@@ -20,7 +20,7 @@ from pathlib import Path
 from history.clock import NS_PER_S, now_ns
 from history.errors import BlackstartError, RecordingError
 from history.rundir import RunDirectory
-from loadgen.control import EXIT_RECORDING, Control, ControlFiles, WorkerStatus
+from loadgen.control import EXIT_RECORDING, PARENT_PID, Control, ControlFiles, WorkerStatus
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
 AHEAD_S = 0.3
@@ -44,6 +44,7 @@ class LoadProcess:
         self._sleep = sleep
         self._files = ControlFiles(run)
         self._control = Control()
+        self._last_words: list[WorkerStatus] | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,14 +60,17 @@ class LoadProcess:
                 hint="install it: `pip install locust`, or run `make drill`, which sets everything up",
             )
         command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary"]
-        command += ["--loglevel", "WARNING", "--run", str(self._run.path.resolve())]
-        command += ["--managed", "--parent-pid", str(os.getpid())]
+        command += ["--loglevel", "INFO", "--run", str(self._run.path.resolve())]
+        command += ["--managed"]
         if self._processes > 1:
-            command += ["--processes", str(self._processes), "--master-port", str(_free_port()), "--master-host"]
-            command += ["127.0.0.1", "--master-bind-host", "127.0.0.1"]
+            port = str(_free_port())
+            command += ["--processes", str(self._processes), "--master-bind-host", "127.0.0.1"]
+            command += ["--master-bind-port", port, "--master-port", port]
         self._files.clear()
+        self._last_words = None
         self._run.logs.mkdir(parents=True, exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
+        environment[PARENT_PID] = str(os.getpid())
         with self._log.open("wb") as log:
             self._child = subprocess.Popen(
                 command,
@@ -150,11 +154,13 @@ class LoadProcess:
 
     def kill(self) -> None:
         """Ends the process and its workers at once; safe to call at any time and twice. Their records stay."""
-        if self._child is None:
+        if self._child is None or self._last_words is not None:
             return
         if self._group_alive():
             os.killpg(self._child.pid, signal.SIGKILL)
         self._child.wait()
+        self._last_words = list(self._files.workers().values())
+        self._files.clear()
 
     @property
     def _log(self) -> Path:
@@ -162,7 +168,8 @@ class LoadProcess:
         return log
 
     def _workers(self, state: str) -> list[WorkerStatus]:
-        return [status for status in self._files.workers().values() if status.state == state]
+        said = self._files.workers().values() if self._last_words is None else self._last_words
+        return [status for status in said if status.state == state]
 
     def _exit_code(self) -> int | None:
         return self._child.poll() if self._child is not None else None
