@@ -66,7 +66,7 @@ def forecast(spec: FleetSpec, placements: Sequence[Placement], victim: str) -> F
     flows = _flows(spec, moved, [p for p in placements if p.cluster != victim])
     seconds = fair_finish_s(spec, flows)
     placed = Counter(m.name for m, _ in moved)
-    left = list(n.free for n in nodes)
+    left = [n.free for n in nodes]
     for model, place in zip(wanted, places, strict=True):
         if place is not None:
             left[place] -= model.gpus

@@ -7,6 +7,7 @@ nodes. They never claim a fit that does not exist; only beyond ``LIMIT`` steps m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 LIMIT: Final = 50_000
@@ -58,7 +59,7 @@ def admit(needs: Sequence[int], free: Sequence[int]) -> tuple[int | None, ...]:
 
 def _divide_each_other(sizes: Sequence[int]) -> bool:
     ordered = sorted(set(sizes))
-    return all(large % small == 0 for small, large in zip(ordered, ordered[1:], strict=False))
+    return all(large % small == 0 for small, large in pairwise(ordered))
 
 
 def _best_fit(sizes: Sequence[int], free: list[int]) -> list[int] | None:

@@ -103,7 +103,9 @@ class Switches:
     ``peer_fetch``: nodes fetch weights from each other first. ``reaction``: who decides to move models.
     A cluster counts as lost after ``detect_failures`` failed polls, one each ``detect_interval_s``.
     ``decision_delay_s``: how long people take before an automatic reaction starts. ``failback``: models go home when
-    their cluster is back. ``retries`` and the time-outs from there on are the gateway's.
+    their cluster is back. ``fallback``: the gateway answers from a model's fallback while it has no ready replica
+    (off: the fallback is only advice to users, as in the outage). ``retries`` and
+    the time-outs from there on are the gateway's.
     """
 
     peer_fetch: bool = False
@@ -113,6 +115,7 @@ class Switches:
     detect_timeout_s: float = 0.5
     decision_delay_s: float = 0.0
     failback: bool = True
+    fallback: bool = False
     retries: int = 0
     connect_timeout_s: float = 0.3
     read_timeout_s: float = 10.0
@@ -202,7 +205,7 @@ class FleetSpec:
 
     @classmethod
     def from_toml(cls, path: Path) -> FleetSpec:
-        """Reads a fleet file: ``name``, ``[switches]``, arrays of tables ``clusters``, ``models``, ``stores``, ``links``.
+        """Reads a fleet file: ``name``, ``[switches]``, and arrays of tables ``[[clusters]]``, ``[[models]]``, …
 
         ``UsageError`` when it cannot be read, or with every table that has the wrong shape; what the values mean is
         checked by ``problems`` afterwards.

@@ -1,0 +1,90 @@
+"""Asking a service over a new connection with a short time-out, and saying in words what came back.
+
+Used by ``LocalFleet`` and ``LocalCluster`` for readiness and for the independent signals of a fault. A time-out is an
+answer here, not an error.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+ASK_TIMEOUT_S = 0.5
+
+How = Literal["answered", "refused", "unreachable", "connect-timeout", "no-answer", "reset"]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one question gave. ``status``: the HTTP code, 0 without one; ``body``: decoded JSON, or None."""
+
+    url: str
+    how: How
+    status: int = 0
+    body: Any = None
+
+    @property
+    def ok(self) -> bool:
+        """Answered with 200."""
+        return self.status == 200
+
+    def __str__(self) -> str:
+        what = {"answered": f"HTTP {self.status}", "no-answer": "connects, then no answer"}.get(self.how, self.how)
+        return f"{self.url}: {what}"
+
+
+def ask(url: str, *, timeout_s: float = ASK_TIMEOUT_S, method: str = "GET", read_body: bool = True) -> Answer:
+    """One request on a new connection; ``timeout_s`` bounds the connect and again each read."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
+    try:
+        try:
+            connection.connect()
+        except TimeoutError:
+            return Answer(url, "connect-timeout")
+        except ConnectionRefusedError:
+            return Answer(url, "refused")
+        except OSError:
+            return Answer(url, "unreachable")
+        try:
+            connection.request(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
+            response = connection.getresponse()
+            body = _json(response.read()) if read_body else None
+            return Answer(url, "answered", response.status, body)
+        except TimeoutError:
+            return Answer(url, "no-answer")
+        except (OSError, http.client.HTTPException):
+            return Answer(url, "reset")
+    finally:
+        connection.close()
+
+
+def at_once(work: Callable[[str], _T], urls: Sequence[str]) -> list[_T]:
+    """``work`` on every URL in parallel: slow ones cost one time-out, not one each."""
+    if not urls:
+        return []
+    with ThreadPoolExecutor(max_workers=min(16, len(urls))) as pool:
+        return list(pool.map(work, urls))
+
+
+def connects(host: str, port: int, timeout_s: float = ASK_TIMEOUT_S) -> bool:
+    """Does the address take a TCP connection?"""
+    try:
+        socket.create_connection((host, port), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None

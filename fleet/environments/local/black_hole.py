@@ -1,0 +1,62 @@
+"""The black hole: packets to and from a cluster's addresses vanish, so that connects time out and open ones hang.
+
+Needs root on Linux, an ``iptables`` that works, and addresses of the cluster's own. ``LocalCluster`` puts the rules in
+just before the kill, so that not even the dying processes' goodbyes get out; the zygote takes them out however the
+fleet ends. It touches no rule but its own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from typing import Final
+
+from history.errors import FaultError
+
+Command = tuple[str, ...]
+_TIMEOUT_S: Final = 3.0
+_PROBE_NETWORK: Final = "127.63.254.0/24"
+
+
+def rules(network: str, action: str) -> tuple[Command, ...]:
+    """The commands that put in (``-I``) or take out (``-D``) the two rules of ``network``."""
+    tool = shutil.which("iptables") or "iptables"
+    comment = ("-m", "comment", "--comment", "blackstart")
+    return tuple((tool, "-w", "2", action, "INPUT", end, network, *comment, "-j", "DROP") for end in ("-d", "-s"))
+
+
+@cache
+def possible() -> bool:
+    """Can this process do it here? Tried once, with rules for loopback addresses that nobody uses."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("iptables") is None:
+        return False
+    return _run(rules(_PROBE_NETWORK, "-I")) == "" and _run(rules(_PROBE_NETWORK, "-D")) == ""
+
+
+def open_hole(network: str) -> None:
+    """Puts the rules in; ``FaultError`` when the firewall does not take them."""
+    if said := _run(rules(network, "-I")):
+        close_hole(network)
+        raise FaultError(f"iptables would not drop packets of {network}: {said}", hint="use signature='refused'")
+
+
+def close_hole(network: str) -> None:
+    """Takes the rules out; nothing to take out is no error."""
+    _run(rules(network, "-D"))
+
+
+def _run(commands: tuple[Command, ...]) -> str:
+    """Runs all; "" when every one succeeded, else what the first failure said."""
+    said = ""
+    for command in commands:
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            said = said or str(error)
+            continue
+        if done.returncode:
+            said = said or done.stderr.strip() or f"exit code {done.returncode}"
+    return said

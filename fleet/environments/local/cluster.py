@@ -1,0 +1,245 @@
+"""``LocalCluster``: one cluster of the local fleet as the harness sees it: describe, reach, watch, kill, freeze.
+
+Implements ``Cluster``, ``PowerControl`` and ``FreezeControl`` of ``fleet.protocols``. All its processes are one process
+group: one signal reaches every one of them. It trusts no signal that it sent: every verification asks the process
+table and the network anew. It never places a replica.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+import psutil
+
+from fleet.environments.local import black_hole
+from fleet.environments.local.ask import Answer, ask, at_once
+from fleet.environments.local.control import ControlConfig, run
+from fleet.environments.local.watch import Follower
+from fleet.environments.local.zygote import AtEnd, Start
+from fleet.environments.local.zygote import Signal as Send
+from fleet.protocols import Emit, Reachability
+from fleet.spec import ClusterSpec
+from history.errors import FaultError, FleetError
+from history.op import OBSERVER
+from history.records import ClusterFacts, NodeFacts, Placement, Signal
+
+REFUSED: Final = "refused"
+BLACK_HOLE: Final = "black-hole"
+
+VERIFY_TIMEOUT_S: Final = 0.4
+"""A live service answers in milliseconds; a frozen or cut-off one is given this long."""
+
+_DEAD: Final = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+
+class Hands(Protocol):
+    """What a cluster needs of its fleet: to ask the zygote, and the configuration once it has started."""
+
+    def ask_zygote(self, request: object) -> object:
+        """Sends a request to the zygote and returns its reply; ``FleetError`` when it is gone."""
+        ...
+
+    def control_config(self, cluster: str) -> ControlConfig | None:
+        """The cluster's processes and addresses; None before the fleet has started."""
+        ...
+
+    def network(self, cluster: str) -> str:
+        """The cluster's own addresses in CIDR notation; "" where it has none."""
+        ...
+
+
+class LocalCluster:
+    """See the module docstring. Usable from any thread."""
+
+    def __init__(self, spec: ClusterSpec, hands: Hands, signatures: tuple[str, ...]) -> None:
+        self._spec = spec
+        self._hands = hands
+        self._signatures = signatures
+        self._lock = threading.Lock()
+        self._pgid = 0
+        self._hole = False
+
+    @property
+    def name(self) -> str:
+        """The cluster's name."""
+        return self._spec.name
+
+    def describe(self) -> ClusterFacts:
+        """Nodes, GPUs and addresses; the addresses are empty before the fleet has started."""
+        config = self._hands.control_config(self.name)
+        return ClusterFacts(
+            name=self.name,
+            nodes=tuple(NodeFacts(node.name, node.gpus) for node in self._spec.nodes),
+            api_url=f"{config.url}/readyz" if config else "",
+            data_urls=tuple(_agent_urls(config).values()) if config else (),
+        )
+
+    def reachable(self) -> Reachability:
+        """Asks the API and every node, all at once, for at most about 1 s."""
+        config = self._config()
+        urls = {"": f"{config.url}/readyz", **_agent_urls(config)}
+        answers = dict(zip(urls, at_once(ask, list(urls.values())), strict=True))
+        silent = [str(answer) for answer in answers.values() if not answer.ok]
+        return Reachability(
+            api=answers[""].ok,
+            nodes={name: answer.ok for name, answer in answers.items() if name},
+            detail="; ".join(silent) or "all answer",
+        )
+
+    def placements(self) -> tuple[Placement, ...]:
+        """Where replicas are bound now; ``FleetError`` when the API does not answer."""
+        rows = self.replicas()
+        return tuple(Placement(r["model"], self.name, r["node"], r["name"]) for r in rows if r["node"])
+
+    def replicas(self) -> list[dict[str, str]]:
+        """The rows of GET /replicas; ``FleetError`` when the API does not answer."""
+        answer = ask(f"{self._config().url}/replicas", timeout_s=1.0)
+        if not answer.ok or not isinstance(answer.body, dict):
+            raise FleetError(
+                f"cluster {self.name}: its API does not answer: {answer}", hint="is it powered off, frozen or starting?"
+            )
+        rows: list[dict[str, str]] = answer.body["replicas"]
+        return rows
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """Emits observer ops of replicas until ``stop``; a gap while the cluster is dead, then its new life."""
+        config = self._config()
+        process = f"observer-{self.name}"
+        Follower(config.url, source=OBSERVER, process=process, cluster=self.name).run(emit, stop)
+
+    # -- power ------------------------------------------------------------------------------------------------------
+
+    @property
+    def signatures(self) -> tuple[str, ...]:
+        """``refused`` always; ``black-hole`` where this process may drop packets."""
+        return self._signatures
+
+    def power_off(self, signature: str = REFUSED) -> None:
+        """One SIGKILL to the whole process group; with ``black-hole`` its addresses fall silent just before."""
+        if signature not in self._signatures:
+            raise FaultError(
+                f"cluster {self.name} cannot lose power with signature {signature!r} here",
+                hint=f"possible: {', '.join(self._signatures)}; black-hole needs root and iptables on Linux",
+            )
+        with self._lock:
+            if signature == BLACK_HOLE and not self._hole:
+                network = self._hands.network(self.name)
+                self._hands.ask_zygote(AtEnd(self.name, black_hole.rules(network, "-D")))
+                black_hole.open_hole(network)
+                self._hole = True
+            self._hands.ask_zygote(Send(self.name, signal.SIGKILL))
+
+    def verify_power_off(self) -> tuple[Signal, ...]:
+        """No live process, the API silent, every node's data address silent; each asked now."""
+        config = self._config()
+        wanted = ("connect-timeout",) if self._hole else ("refused",)
+        alive = self._alive()
+        seen = (
+            f"{len(alive)} alive in process group {self._pgid}" if alive else f"process group {self._pgid}: none alive"
+        )
+        return (Signal("processes", not alive, seen), *_signals(config, lambda answer: answer.how in wanted))
+
+    def power_on(self) -> None:
+        """Starts the cluster again, empty; nothing to do when it runs."""
+        config = self._config()
+        with self._lock:
+            if self._hole:
+                black_hole.close_hole(self._hands.network(self.name))
+                self._hole = False
+            if self._alive():
+                return
+            self._wait_gone()
+            start = Start(self.name, run.__module__, run.__name__, (config,), config.logs / "control.out", group=True)
+            pid = self._hands.ask_zygote(start)
+            if not isinstance(pid, int):
+                raise FaultError(f"cluster {self.name} was not started: {pid!r}", hint="see the fleet's logs")
+            self._pgid = pid
+
+    def verify_power_on(self) -> tuple[Signal, ...]:
+        """API ready, every node answers, GPUs allocatable as declared; each asked now."""
+        config = self._config()
+        answer = ask(f"{config.url}/nodes", timeout_s=VERIFY_TIMEOUT_S)
+        rows = answer.body["nodes"] if answer.ok and isinstance(answer.body, dict) else []
+        gpus = {row["name"]: row["gpus"] for row in rows if row["ready"]}
+        declared = {node.name: node.gpus for node in self._spec.nodes}
+        seen = ", ".join(f"{name} {gpus.get(name, 0)} of {count}" for name, count in declared.items())
+        return (*_signals(config, lambda answer: answer.ok), Signal("gpus", gpus == declared, seen))
+
+    # -- freeze -----------------------------------------------------------------------------------------------------
+
+    def freeze(self) -> None:
+        """SIGSTOP to the whole process group: sockets stay, nobody answers."""
+        with self._lock:
+            self._hands.ask_zygote(Send(self.name, signal.SIGSTOP))
+
+    def verify_frozen(self) -> tuple[Signal, ...]:
+        """Every process stopped; API and nodes take connections and never answer."""
+        states = [_status(process) for process in self._alive()]
+        stopped = sum(state == psutil.STATUS_STOPPED for state in states)
+        processes = Signal("processes", 0 < len(states) == stopped, f"{stopped} of {len(states)} stopped")
+        return (processes, *_signals(self._config(), lambda answer: answer.how == "no-answer"))
+
+    def thaw(self) -> None:
+        """SIGCONT to the whole process group."""
+        with self._lock:
+            self._hands.ask_zygote(Send(self.name, signal.SIGCONT))
+
+    def verify_thawed(self) -> tuple[Signal, ...]:
+        """No process stopped; API and nodes answer."""
+        states = [_status(process) for process in self._alive()]
+        stopped = sum(state == psutil.STATUS_STOPPED for state in states)
+        processes = Signal("processes", bool(states) and not stopped, f"{stopped} of {len(states)} stopped")
+        return (processes, *_signals(self._config(), lambda answer: answer.ok))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _config(self) -> ControlConfig:
+        config = self._hands.control_config(self.name)
+        if config is None:
+            raise FleetError(f"cluster {self.name} has not been started", hint="start the fleet first")
+        return config
+
+    def _alive(self) -> list[psutil.Process]:
+        """The live processes of the group by the process table; zombies are dead."""
+        if not self._pgid:
+            return []
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getpgid(process.pid) == self._pgid and process.status() not in _DEAD:
+                    found.append(process)
+            except (ProcessLookupError, psutil.NoSuchProcess):
+                continue
+        return found
+
+    def _wait_gone(self) -> None:
+        """A cluster that was just killed: its leader must be reaped before its name is used again."""
+        deadline = time.monotonic() + 2
+        while self._hands.ask_zygote(Send(self.name, 0)) and time.monotonic() < deadline:
+            time.sleep(0.002)
+
+
+def _agent_urls(config: ControlConfig) -> dict[str, str]:
+    return {node.name: f"http://{node.agent.host}:{node.agent.port}/healthz" for node in config.nodes}
+
+
+def _signals(config: ControlConfig, good: Callable[[Answer], bool]) -> tuple[Signal, ...]:
+    """One signal for the API and one for all nodes, each asked now over new connections."""
+    urls = [f"{config.url}/readyz", *_agent_urls(config).values()]
+    api, *nodes = at_once(lambda url: ask(url, timeout_s=VERIFY_TIMEOUT_S), urls)
+    return (
+        Signal("api", good(api), str(api)),
+        Signal("nodes", all(good(node) for node in nodes), "; ".join(map(str, nodes))),
+    )
+
+
+def _status(process: psutil.Process) -> str:
+    try:
+        return process.status()
+    except psutil.NoSuchProcess:
+        return "gone"

@@ -1,0 +1,345 @@
+"""``LocalFleet``: the embedded environment: every cluster a group of real processes on this machine.
+
+Implements ``fleet.protocols.Fleet``. It starts a zygote, has it fork everything, waits until every model is served
+through the gateway, and takes everything down again. What dies with the harness is the zygote's care; what dies with
+the zygote is the kernel's (see ``processes``). It never sends a request for a model and never places a replica.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import uuid
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import psutil
+
+from fleet import prometheus
+from fleet.environments.local import addresses, black_hole
+from fleet.environments.local.addresses import Addresses
+from fleet.environments.local.cluster import BLACK_HOLE, REFUSED, LocalCluster
+from fleet.environments.local.control import ControlConfig
+from fleet.environments.local.layout import PIECE_BYTES, Layout, lay_out
+from fleet.environments.local.processes import tail
+from fleet.environments.local.startup import StartUp
+from fleet.environments.local.watch import Follower
+from fleet.environments.local.zygote import LOCK_NAME, MARKER, Execute, Exits
+from fleet.protocols import Emit, Say
+from fleet.serving.weights import make_weights
+from fleet.spec import FleetSpec
+from history.errors import FleetError
+from history.op import CONTROLLER
+from history.records import FleetFacts, Target
+
+WEIGHTS_SEED: Final = 20220623
+_PREFIX: Final = "blackstart-"
+_ZYGOTE_START_S: Final = 15.0
+_ZYGOTE_END_S: Final = 8.0
+_REPLY_S: Final = 10.0
+
+
+class LocalFleet:
+    """A fleet of processes. ``gateway_port`` 0: a free one on the fleet's own address; else on ``gateway_host``.
+
+    ``work_dir`` (weights, caches; made, and removed at the end) is a temporary directory when not given; ``logs`` is
+    where logs and access logs stay, inside ``work_dir`` when not given.
+    """
+
+    environment: Final = "local"
+
+    def __init__(
+        self,
+        spec: FleetSpec,
+        *,
+        work_dir: Path | None = None,
+        logs: Path | None = None,
+        gateway_port: int = 0,
+        gateway_host: str = addresses.PLAIN,
+    ) -> None:
+        self._spec = spec
+        self._wanted_dir = work_dir
+        self._wanted_logs = logs
+        self._gateway_port = gateway_port
+        self._gateway_host = gateway_host
+        self.fleet_id = uuid.uuid4().hex
+        signatures = (REFUSED, BLACK_HOLE) if addresses.private_possible() and black_hole.possible() else (REFUSED,)
+        self._clusters = tuple(LocalCluster(cluster, self, signatures) for cluster in spec.clusters)
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._lock = threading.Lock()
+        self._addresses: Addresses | None = None
+        self._work_dir: Path | None = None
+        self._layout: Layout | None = None
+        self._prometheus_url: str | None = None
+        self._prometheus_absent = "the fleet has not been started"
+
+    # -- the Protocol -----------------------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> tuple[LocalCluster, ...]:
+        """The clusters in the order of the spec."""
+        return self._clusters
+
+    @property
+    def controller(self) -> LocalController:
+        """The reference allocator."""
+        return LocalController(self)
+
+    @property
+    def prometheus_url(self) -> str | None:
+        """Where Prometheus listens; None when there is none."""
+        return self._prometheus_url
+
+    @property
+    def prometheus_absent(self) -> str:
+        """Why there is no Prometheus, and how to get one; "" when there is."""
+        return self._prometheus_absent
+
+    def start(self, say: Say) -> None:
+        """Brings everything up; returns when every replica is ready and the gateway routes every model.
+
+        ``FleetError`` with the culprit's log when something does not come up; nothing is left running then.
+        """
+        self._spec.validated()
+        if self._zygote is not None:
+            raise FleetError("this fleet has been started already", hint="make a new LocalFleet for each start")
+        try:
+            self._start(say)
+        except BaseException:
+            self.stop()
+            raise
+
+    def facts(self) -> FleetFacts:
+        """The fleet as it is now; asks every cluster that answers for its placements."""
+        placements = [p for cluster in self._clusters for p in cluster.placements()]
+        gateway = self.layout.gateway
+        return FleetFacts(
+            name=self._spec.name,
+            clusters=tuple(cluster.describe() for cluster in self._clusters),
+            models=self._spec.model_facts(),
+            placements=tuple(placements),
+            gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
+            f"retries {gateway.retries}",
+            switches=self._spec.switches.to_facts(),
+        )
+
+    def target(self) -> Target:
+        """The gateway."""
+        if self._layout is None:
+            return Target(f"http://{self._gateway_host}:{self._gateway_port}")
+        return Target(self._layout.gateway_url)
+
+    def died(self) -> tuple[str, ...]:
+        """Outside services that ended by themselves."""
+        try:
+            exits = self.ask_zygote(Exits())
+        except FleetError:
+            return ("zygote",)
+        clusters = {cluster.name for cluster in self._clusters}
+        return tuple(name for name in exits if name not in clusters) if isinstance(exits, dict) else ()
+
+    def stop(self) -> None:
+        """Ends everything and removes the work directory; also after a start that failed half-way."""
+        if self._connection is not None:
+            with self._lock, contextlib.suppress(OSError):
+                self._connection.close()  # the zygote reads the end of the stream and ends the fleet
+        if self._zygote is not None:
+            try:
+                self._zygote.wait(_ZYGOTE_END_S)
+            except subprocess.TimeoutExpired:
+                self._zygote.kill()
+                self._zygote.wait()
+            self._kill_marked()
+        if self._addresses is not None:
+            self._addresses.release()
+        if self._work_dir is not None:
+            shutil.rmtree(self._work_dir, ignore_errors=True)
+
+    def __enter__(self) -> LocalFleet:
+        self.start(lambda _: None)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- for its clusters -------------------------------------------------------------------------------------------
+
+    @property
+    def layout(self) -> Layout:
+        """Addresses and configurations; ``FleetError`` before the start."""
+        if self._layout is None:
+            raise FleetError("the fleet has not been started", hint="start it first")
+        return self._layout
+
+    def ask_zygote(self, request: object) -> object:
+        """One request, one reply; ``FleetError`` when the zygote is gone or the request failed."""
+        with self._lock:
+            if self._connection is None or self._connection.closed:
+                raise FleetError("the fleet is not running", hint="start it first")
+            try:
+                self._connection.send(request)
+                if not self._connection.poll(_REPLY_S):
+                    raise FleetError(f"the fleet's zygote did not answer {request!r} in {_REPLY_S:g} s")
+                reply: object = self._connection.recv()
+            except (OSError, EOFError) as error:
+                raise FleetError(
+                    f"the fleet's zygote is gone: {tail(self._zygote_log())}",
+                    hint="its clusters died with it; run again, and look for an out-of-memory kill",
+                ) from error
+        if isinstance(reply, Exception):
+            raise FleetError(f"the fleet could not carry out {request!r}: {reply}") from reply
+        return reply
+
+    def control_config(self, cluster: str) -> ControlConfig | None:
+        """See ``cluster.Hands``."""
+        return self._layout.clusters[cluster] if self._layout is not None else None
+
+    def network(self, cluster: str) -> str:
+        """See ``cluster.Hands``."""
+        return self.layout.networks[cluster]
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _start(self, say: Say) -> None:
+        if self._gateway_port:
+            addresses.require_free(self._gateway_host, self._gateway_port)
+        sweep(Path(tempfile.gettempdir()))
+        self._make_dirs()
+        self._addresses = addresses.reserve()
+        host = self._gateway_host if self._gateway_port else ""
+        work_dir, logs = self._dirs()
+        self._layout = lay_out(self._spec, self._addresses, work_dir, logs, host, self._gateway_port)
+        self._spawn_zygote()
+        say(f"weights of {len(self._spec.models)} models")
+        for model in self._spec.models:
+            make_weights(self._layout.weights, model.name, model.weight_bytes, WEIGHTS_SEED, PIECE_BYTES)
+        self._await_zygote()
+        StartUp(self, self._spec, say).run()
+        self._start_prometheus(say)
+
+    def _make_dirs(self) -> None:
+        if self._wanted_dir is None:
+            self._work_dir = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        else:
+            try:
+                self._wanted_dir.mkdir(parents=True)
+            except OSError as error:
+                raise FleetError(
+                    f"cannot make the fleet's directory {self._wanted_dir}: {error.strerror}",
+                    hint="it must not exist yet: it is removed when the fleet ends",
+                ) from error
+            self._work_dir = self._wanted_dir.resolve()
+        _, logs = self._dirs()
+        for cluster in self._spec.clusters:
+            (logs / cluster.name).mkdir(parents=True, exist_ok=True)
+
+    def _dirs(self) -> tuple[Path, Path]:
+        assert self._work_dir is not None
+        logs = self._work_dir / "logs" if self._wanted_logs is None else self._wanted_logs.resolve()
+        return self._work_dir, logs
+
+    def _zygote_log(self) -> Path:
+        return self._dirs()[1] / "zygote.out"
+
+    def _spawn_zygote(self) -> None:
+        assert self._addresses is not None
+        ours, theirs = socket.socketpair()
+        keep = [theirs.fileno()]
+        if self._addresses.lock is not None:
+            keep.append(self._addresses.lock.fileno())  # the number stays taken until the zygote has cleaned up
+        command = (sys.executable, "-m", "fleet.environments.local.zygote", str(theirs.fileno()), str(self._work_dir))
+        env = {**os.environ, MARKER: self.fleet_id, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        with theirs, self._zygote_log().open("ab") as log:
+            self._zygote = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=keep,
+                env=env,
+                start_new_session=True,  # Ctrl-C is the harness's to handle
+            )
+        self._connection = Connection(ours.detach())
+
+    def _await_zygote(self) -> None:
+        assert self._connection is not None
+        try:
+            if self._connection.poll(_ZYGOTE_START_S):
+                self._connection.recv()
+                return
+        except (EOFError, OSError):
+            pass
+        raise FleetError(
+            f"the fleet's first process did not start: {tail(self._zygote_log())}",
+            hint="reinstall blackstart and its requirements into this virtual environment",
+        )
+
+    def _start_prometheus(self, say: Say) -> None:
+        binary = prometheus.find_binary()
+        if binary is None:
+            self._prometheus_absent = prometheus.ABSENT
+            say(prometheus.ABSENT)
+            return
+        layout, (work_dir, logs) = self.layout, self._dirs()
+        assert self._addresses is not None
+        host = self._addresses.outside
+        port = addresses.Ports().take(host)
+        argv = prometheus.command(binary, work_dir / "prometheus", host, port, prometheus.targets_of(layout))
+        self.ask_zygote(Execute("prometheus", argv, logs / "prometheus.out"))
+        url = f"http://{host}:{port}"
+        if prometheus.wait_ready(url):
+            self._prometheus_url, self._prometheus_absent = url, ""
+            say(f"Prometheus scrapes every second at {url}")
+        else:
+            said = tail(logs / "prometheus.out", 3)
+            self._prometheus_absent = f"{binary} did not become ready: {said}"
+            say(f"no Prometheus: {self._prometheus_absent}")
+
+    def _kill_marked(self) -> None:
+        """Whoever still carries this fleet's marker (after a zygote that was killed) is killed by its id."""
+        for process in marked(self.fleet_id):
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(signal.SIGKILL)
+
+
+class LocalController:
+    """The reference allocator as a ``Controller``."""
+
+    def __init__(self, fleet: LocalFleet) -> None:
+        self._fleet = fleet
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
+        url = self._fleet.layout.allocator_url
+        Follower(url, source=CONTROLLER, process="observer-controller").run(emit, stop)
+
+
+def marked(fleet_id: str) -> list[psutil.Process]:
+    """All live processes of a fleet, by the marker in their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get(MARKER) == fleet_id and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def sweep(directory: Path) -> None:
+    """Removes temporary work directories whose fleet was killed so hard that nobody was left to do it."""
+    for path in directory.glob(f"{_PREFIX}*/{LOCK_NAME}"):
+        with contextlib.suppress(OSError), path.open("r+") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its zygote lives
+            shutil.rmtree(path.parent, ignore_errors=True)

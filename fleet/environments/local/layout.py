@@ -1,0 +1,164 @@
+"""``Layout``: every address, directory and configuration of a local fleet, worked out before anything starts.
+
+Pure given its addresses; ``LocalFleet`` makes it once and starts processes from it. It holds no state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from fleet.environments.local.addresses import Addresses, Ports
+from fleet.environments.local.control import ControlConfig, NodeConfig
+from fleet.serving.config import AgentConfig, AllocatedModel, AllocatorConfig, GatewayConfig, StoreConfig
+from fleet.spec import ClusterSpec, FleetSpec
+
+PIECE_BYTES = 1024 * 1024
+"""Weights are cut into objects of this size."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """See the module docstring. ``clusters`` and ``networks`` are by cluster name."""
+
+    stores: tuple[StoreConfig, ...]
+    clusters: Mapping[str, ControlConfig]
+    networks: Mapping[str, str]
+    gateway: GatewayConfig
+    allocator: AllocatorConfig
+    work_dir: Path
+    logs: Path
+
+    @property
+    def gateway_url(self) -> str:
+        """The entry point of the fleet."""
+        return f"http://{self.gateway.host}:{self.gateway.port}"
+
+    @property
+    def allocator_url(self) -> str:
+        """The controller's base URL."""
+        return f"http://{self.allocator.host}:{self.allocator.port}"
+
+    @property
+    def weights(self) -> Path:
+        """Where the stores' objects are."""
+        return self.work_dir / "weights"
+
+
+def lay_out(
+    spec: FleetSpec, addresses: Addresses, work_dir: Path, logs: Path, gateway_host: str, gateway_port: int
+) -> Layout:
+    """The layout of ``spec`` on ``addresses``; ports are free as it looks, and stay the same over power cycles."""
+    outside, ports = addresses.outside, Ports()
+    links = {store.name: spec.link_bytes_s(store.name) for store in spec.stores}
+    stores = tuple(
+        StoreConfig(
+            name=store.name,
+            host=outside,
+            port=ports.take(outside),
+            root=work_dir / "weights",
+            egress_bytes_s=store.egress_bytes_s,
+            cluster=store.cluster,
+            cross_cluster_bytes_s=links[store.name],
+            max_queue=store.max_queue,
+            log_dir=logs,
+        )
+        for store in spec.stores
+    )
+    store_urls = {store.name: f"http://{store.host}:{store.port}" for store in stores}
+    agent_ports = {
+        node.name: (addresses.node(c, n), ports.take(addresses.node(c, n)))
+        for c, cluster in enumerate(spec.clusters, 1)
+        for n, node in enumerate(cluster.nodes, 1)
+    }
+    clusters = {}
+    for number, cluster in enumerate(spec.clusters, 1):
+        nearest = tuple(store_urls[store.name] for store in spec.stores_for(cluster.name))
+        host = addresses.control(number)
+        clusters[cluster.name] = ControlConfig(
+            cluster=cluster.name,
+            host=host,
+            port=ports.take(host),
+            nodes=_nodes(spec, cluster, agent_ports, nearest, work_dir, logs / cluster.name),
+            models=spec.models,
+            logs=logs / cluster.name,
+        )
+    apis = tuple((name, config.url) for name, config in clusters.items())
+    gateway = _gateway(spec, apis, gateway_host or outside, gateway_port or ports.take(gateway_host or outside), logs)
+    return Layout(
+        stores=stores,
+        clusters=clusters,
+        networks={cluster.name: addresses.network(i) for i, cluster in enumerate(spec.clusters, 1)},
+        gateway=gateway,
+        allocator=_allocator(spec, apis, outside, ports.take(outside), f"http://{gateway.host}:{gateway.port}", logs),
+        work_dir=work_dir,
+        logs=logs,
+    )
+
+
+def _nodes(
+    spec: FleetSpec,
+    cluster: ClusterSpec,
+    agents: Mapping[str, tuple[str, int]],
+    store_urls: tuple[str, ...],
+    work_dir: Path,
+    logs: Path,
+) -> tuple[NodeConfig, ...]:
+    """Peers in order: the own cluster's nodes first, then the others'."""
+    own = [node.name for node in cluster.nodes]
+    others = [node.name for c in spec.clusters if c.name != cluster.name for node in c.nodes]
+    nodes = []
+    for node in cluster.nodes:
+        host, port = agents[node.name]
+        peers = [name for name in own + others if name != node.name]
+        agent = AgentConfig(
+            cluster=cluster.name,
+            node=node.name,
+            host=host,
+            port=port,
+            cache_dir=work_dir / "cache" / cluster.name / node.name,
+            cache_bytes=node.cache_bytes,
+            store_urls=store_urls,
+            peer_urls=tuple(f"http://{agents[name][0]}:{agents[name][1]}" for name in peers),
+            peer_fetch=spec.switches.peer_fetch,
+            log_dir=logs,
+        )
+        nodes.append(NodeConfig(node.name, host, node.gpus, agent))
+    return tuple(nodes)
+
+
+def _gateway(spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, logs: Path) -> GatewayConfig:
+    switches = spec.switches
+    return GatewayConfig(
+        host=host,
+        port=port,
+        clusters=apis,
+        connect_timeout_s=switches.connect_timeout_s,
+        read_timeout_s=switches.read_timeout_s,
+        health_interval_s=switches.health_interval_s,
+        fallbacks=tuple((m.name, m.fallback) for m in spec.models if m.fallback) if switches.fallback else (),
+        models=tuple(m.name for m in spec.models),
+        retries=switches.retries,
+        log_dir=logs,
+    )
+
+
+def _allocator(
+    spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, gateway_url: str, logs: Path
+) -> AllocatorConfig:
+    switches = spec.switches
+    return AllocatorConfig(
+        host=host,
+        port=port,
+        clusters=apis,
+        models=tuple(AllocatedModel(m.name, m.gpus, m.replicas, m.priority, m.homes) for m in spec.models),
+        reaction=switches.reaction,
+        detect_interval_s=switches.detect_interval_s,
+        detect_failures=switches.detect_failures,
+        detect_timeout_s=switches.detect_timeout_s,
+        failback=switches.failback,
+        decision_delay_s=switches.decision_delay_s,
+        gateway_url=gateway_url,
+        log_dir=logs,
+    )
