@@ -42,9 +42,9 @@ CSS_NAMES = {
 """The same colours in the style sheet, for legends."""
 
 CLUSTER_COLOURS = (BLUE, ORANGE, TEAL, PURPLE, MUTED, TEXT)
-CLUSTER_HATCHES = (" ", "/", ".", "|", "x", "-")
+CLUSTER_HATCHES = (None, "|", "-", "x", "+", "v")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-_LEFT_PX = 64
+_LEFT_PX = 74
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,9 @@ def outcomes(shared: Frame, bins: Bins) -> Any:
     """Sends a second, stacked by outcome, under the offered rate."""
     fig = _figure(shared, 210, y_range=(0, _top(bins.offered / bins.width_s)), y_label="requests a second")
     layers = (
-        ("good", bins.good, BLUE, " ", 0.55),
+        ("good", bins.good, BLUE, None, 0.55),
         ("bad", bins.bad, RED, "/", 0.75),
-        ("unknown", bins.unknown, GREY, ".", 0.6),
+        ("unknown", bins.unknown, GREY, "x", 0.6),
     )
     _stack(fig, bins, [(v / bins.width_s, colour, hatch, alpha) for _, v, colour, hatch, alpha in layers])
     x, y = _steps(bins, bins.offered / bins.width_s)
@@ -146,11 +146,11 @@ def shares(shared: Frame, bins: Bins, served: Shares) -> Any:
     return fig
 
 
-def share_style(number: int, name: str) -> tuple[str, str]:
+def share_style(number: int, name: str) -> tuple[str, str | None]:
     """Colour and hatch of a cluster; "nobody" is always red and hatched."""
     if name == "nobody":
         return RED, "/"
-    return CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], CLUSTER_HATCHES[(2 * number) % len(CLUSTER_HATCHES)]
+    return CLUSTER_COLOURS[number % len(CLUSTER_COLOURS)], CLUSTER_HATCHES[number % len(CLUSTER_HATCHES)]
 
 
 def lines(
@@ -188,7 +188,7 @@ def _figure(shared: Frame, height: int, *, shaded: bool = True, y_label: str = "
         output_backend="canvas", **options,
     )  # fmt: skip
     fig.toolbar.logo = None
-    fig.toolbar.autohide = True
+    fig.toolbar.autohide = fig.toolbar_inner = True
     fig.xaxis.axis_label = "seconds since injection"
     fig.yaxis.axis_label = y_label
     for axis in (*fig.xaxis, *fig.yaxis):
@@ -207,7 +207,7 @@ def _figure(shared: Frame, height: int, *, shaded: bool = True, y_label: str = "
 
 
 def _shade(fig: Any, shared: Frame) -> None:
-    style = {"fault": (ORANGE, 0.10, " "), "failback": (BLUE, 0.08, " "), "relapse": (RED, 0.12, "/")}
+    style = {"fault": (ORANGE, 0.10, None), "failback": (BLUE, 0.08, None), "relapse": (RED, 0.12, "/")}
     for shade in shared.shades:
         colour, alpha, hatch = style[shade.kind]
         box = BoxAnnotation(
@@ -242,7 +242,7 @@ def _dots(
     return _plain(renderer)
 
 
-def _stack(fig: Any, bins: Bins, layers: Sequence[tuple[NDArray[Any], str, str, float]]) -> None:
+def _stack(fig: Any, bins: Bins, layers: Sequence[tuple[NDArray[Any], str, str | None, float]]) -> None:
     bottom = np.zeros(len(bins))
     for values, colour, hatch, alpha in layers:
         rows = np.flatnonzero(values)

@@ -27,7 +27,7 @@ class Key:
 
     form: str
     colour: str
-    style: str
+    style: str | None
     label: str
 
 
@@ -76,10 +76,17 @@ def _shades(result: Result, end_s: float) -> list[Shade]:
     for fault in result.faults:
         stop = fault.heal_s if fault.heal_s is not None else end_s
         found.append(Shade("fault", "fault", fault.injected_s, stop))
-    kinds = {"failback": "failback", "relapse": "relapse"}
+    kinds = {"failback": "failback", "relapse": "relapse", "dip": "relapse"}
     for window in result.windows[:2000]:
-        if window.name in kinds and (window.name == "relapse" or window.scope == "fleet"):
-            found.append(Shade(kinds[window.name], window.name, window.start_s, min(window.end_s, end_s)))
+        if window.name in kinds and (window.name != "failback" or window.scope == "fleet"):
+            found.append(
+                Shade(
+                    kinds[window.name],
+                    one_line(f"{window.name} of {window.scope}", 80),
+                    window.start_s,
+                    min(window.end_s, end_s),
+                )
+            )
     return found[:40]
 
 
@@ -141,7 +148,7 @@ def _outcomes(shared: Frame, load: Load, bins: Bins, coarse: Bins, heal: float |
     keys = (
         Key("box", BLUE, "", "good"),
         Key("box", RED, "/", "bad"),
-        Key("box", GREY, ".", "unknown"),
+        Key("box", GREY, "x", "unknown"),
         Key("line", TEXT, "dashed", "offered"),
     )
     finding = findings.outcomes(load, bins, heal)
@@ -163,8 +170,7 @@ def _shares(run: Run, shared: Frame, load: Load, bins: Bins, coarse: Bins, victi
 
 def _weights(run: Run, shared: Frame, origin_ns: int) -> list[Chart]:
     found = metrics.read(run, origin_ns)
-    wanted = ("weight_bytes", "cache_requests", "gpus_allocated", "store_bytes")
-    if not any(found.get(name) for name in wanted):
+    if not found:
         why = "Prometheus ran, but recorded none of these series." if run.header.prometheus else "No Prometheus ran."
         absent = f"{why} Weight bytes, cache hits and allocated GPUs of this run are not known, so they are not drawn."
         return [Chart("chart-weights", "Weights, caches and GPUs", "", None, absent=absent)]
@@ -172,9 +178,9 @@ def _weights(run: Run, shared: Frame, origin_ns: int) -> list[Chart]:
     return [chart for chart in charts_ if chart is not None]
 
 
-def _bytes_chart(shared: Frame, found: dict[str, tuple[metrics.Series, ...]]) -> Chart:
+def _bytes_chart(shared: Frame, found: metrics.Found) -> Chart:
     title, element = "Weight bytes by source", "chart-bytes"
-    for name, label in (("weight_bytes", "source"), ("store_bytes", "store")):
+    for name, label in (("weight_bytes", "source"), ("store_bytes", "store")):  # noqa: B007 - both are used below
         if found.get(name):
             break
     else:
@@ -187,20 +193,20 @@ def _bytes_chart(shared: Frame, found: dict[str, tuple[metrics.Series, ...]]) ->
     return Chart(element, title, finding, figure, _keys(scaled), tables.lines(scaled), height_px=190)
 
 
-def _hits_chart(shared: Frame, found: dict[str, tuple[metrics.Series, ...]]) -> Chart:
+def _hits_chart(shared: Frame, found: metrics.Found) -> Chart:
     title, element = "Weight-cache hit ratio", "chart-hits"
     line = metrics.hit_ratio(found.get("cache_requests", ())) if found.get("cache_requests") else None
     if line is None or not np.any(np.isfinite(line[2])):
         absent = "Prometheus recorded no weight-cache requests while this run lasted, so there is no chart."
         return Chart(element, title, "", None, absent=absent)
-    figure = charts.lines(shared, [line], "% answered by a cache", top=105.0, dots=True)
-    note = "A hit is a request for weights that a cache (local or peer) answered; steps without a request have no dot."
+    figure = charts.lines(shared, [line], "% hits", top=105.0, dots=True)
+    note = "A hit is answered from the node’s own cache, before any peer or store is asked; no request, no dot."
     return Chart(
         element, title, findings.cache(found), figure, _keys([line]), tables.lines([line]), note, height_px=190
     )
 
 
-def _gpus_chart(shared: Frame, found: dict[str, tuple[metrics.Series, ...]]) -> Chart:
+def _gpus_chart(shared: Frame, found: metrics.Found) -> Chart:
     title, element = "GPUs allocated by cluster", "chart-gpus"
     gpus = found.get("gpus_allocated", ())
     if not gpus:

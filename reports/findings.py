@@ -5,14 +5,15 @@ Called by page.py. Says only what the numbers say; never why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reports import metrics
-from reports.metrics import Series
+from reports.metrics import Found
 from reports.series import Bins, Load, Shares, quantile
-from reports.words import listed, milliseconds, percent, seconds, size
+from reports.words import count, listed, milliseconds, percent, seconds, size
 
 
 def latency(load: Load, bins: Bins, heal_s: float | None) -> str:
@@ -29,7 +30,7 @@ def latency(load: Load, bins: Bins, heal_s: float | None) -> str:
         worst = int(rows[np.argmax(bins.p95[rows])])
         parts.append(
             f"{milliseconds(float(bins.p95[worst]))} at its worst while it lasted "
-            f"({seconds(float(bins.left_s[worst]))} after the injection)"
+            f"(the {bins.width_s:g} s from {seconds(float(bins.left_s[worst]))} on)"
         )
     if last is not None:
         parts.append(f"{milliseconds(last)} over the last ten seconds")
@@ -43,14 +44,15 @@ def outcomes(load: Load, bins: Bins, heal_s: float | None) -> str:
     unknown = int(np.count_nonzero(load.unknown))
     tail = f" {unknown:,} outcomes are unknown." if unknown else ""
     if not len(bad):
-        return f"No bad answer while the fault lasted, of {np.count_nonzero(load.x_s >= 0):,} sends.{tail}"
+        sent = int(np.count_nonzero((load.x_s >= 0) & (load.x_s < end)))
+        return f"No bad answer while the fault lasted, of {sent:,} sends.{tail}"
     worst = int(np.argmax(np.where((bins.left_s >= 0) & (bins.left_s < end), bins.bad, -1)))
     later = int(np.count_nonzero(load.bad & (load.x_s >= end)))
     after = f" {later:,} more came after the restore began." if later else ""
     return (
-        f"{len(bad):,} bad answers while the fault lasted: the first was sent at {seconds(float(bad.min()))}, the last at "
-        f"{seconds(float(bad.max()))}; at worst {percent(float(bins.bad[worst]), float(bins.offered[worst]))} of what was "
-        f"sent at {seconds(float(bins.left_s[worst]))} was bad.{after}{tail}"
+        f"{count(len(bad), 'bad answer')} while the fault lasted, sent from {seconds(float(bad.min()))} to "
+        f"{seconds(float(bad.max()))}; at worst {bins.bad[worst]:,} of {bins.offered[worst]:,} sends within "
+        f"{bins.width_s:g} s, from {seconds(float(bins.left_s[worst]))} on.{after}{tail}"
     )
 
 
@@ -75,24 +77,24 @@ def shares(bins: Bins, served: Shares, victims: Sequence[str]) -> str:
     return " ".join(parts)
 
 
-def _until(bins: Bins, empty: np.typing.NDArray[np.intp]) -> str:
+def _until(bins: Bins, empty: NDArray[np.intp]) -> str:
     """The end of the first unbroken stretch of empty bins."""
     breaks = np.flatnonzero(np.diff(empty) > 1)
     last = empty[breaks[0]] if len(breaks) else empty[-1]
     return seconds(float(bins.edges_s[last + 1]))
 
 
-def _share(part: np.typing.NDArray[np.int64], whole: np.typing.NDArray[np.float64]) -> str:
+def _share(part: NDArray[np.int64], whole: NDArray[np.float64]) -> str:
     return percent(float(part.sum()), float(whole.sum())) if len(whole) else "an unknown share"
 
 
-def weights(found: Mapping[str, tuple[Series, ...]]) -> str:
+def weights(found: Found) -> str:
     """Bytes by source since the injection."""
     series = found.get("weight_bytes", ())
     if not series:
         return "Prometheus recorded no weight bytes."
     grid = metrics.grid_of(series)
-    parts = []
+    parts: list[tuple[float, str]] = []
     for name, x, y in metrics.summed(series, "source", grid, metrics.increase):
         at_zero = float(y[np.searchsorted(x, 0.0, side="right") - 1]) if x[0] <= 0 else 0.0
         parts.append((float(y[-1]) - at_zero, name))
@@ -101,7 +103,7 @@ def weights(found: Mapping[str, tuple[Series, ...]]) -> str:
     return f"Weights loaded since the injection: {told}."
 
 
-def cache(found: Mapping[str, tuple[Series, ...]]) -> str:
+def cache(found: Found) -> str:
     """The cache's hit ratio before and since the injection."""
     series = found.get("cache_requests", ())
     if not series:
@@ -110,24 +112,26 @@ def cache(found: Mapping[str, tuple[Series, ...]]) -> str:
     grid = metrics.grid_of(series)
     for one in series:
         grown = metrics.increase(one, grid)
-        at_zero = float(grown[max(np.searchsorted(grid, 0.0, side="right") - 1, 0)])
+        at_zero = float(grown[max(int(np.searchsorted(grid, 0.0, side="right")) - 1, 0)])
         for tally, amount in ((before, at_zero), (since, float(grown[-1]) - at_zero)):
             tally[1] += amount
             tally[0] += amount if metrics.is_hit(one.labels) else 0.0
-    return (
-        f"Caches answered {percent(*before) if before[1] else 'no request'} of weight requests seen before the injection "
-        f"and {percent(*since) if since[1] else 'no request'} since."
-    )
+    told = [
+        f"{percent(*tally)} of {count(round(tally[1]), 'weight request')} {when}" if tally[1] else f"no request {when}"
+        for tally, when in ((before, "before the injection"), (since, "since it"))
+    ]
+    return f"The nodes’ own caches answered {' and '.join(told)}."
 
 
-def gpus(found: Mapping[str, tuple[Series, ...]]) -> str:
+def gpus(found: Found) -> str:
     """GPUs allocated before the injection, at the lowest point after it, and at the end."""
     series = found.get("gpus_allocated", ())
     if not series:
         return "Prometheus recorded no allocated GPUs."
     grid = metrics.grid_of(series)
-    total = np.nansum(np.array([metrics.level(s, grid) for s in series]), axis=0)
-    before, after = total[grid <= 0], total[grid > 0]
+    total: metrics.Floats = np.nansum(np.array([metrics.level(s, grid) for s in series]), axis=0)
+    since = int(np.searchsorted(grid, 0.0, side="right"))
+    before, after = total[:since], total[since:]
     start = f"{before[-1]:.0f} before the injection, " if len(before) else ""
     low = f"{after.min():.0f} at the lowest after it, " if len(after) else ""
     return f"GPUs allocated: {start}{low}{total[-1]:.0f} at the end."

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from assertions.result import Result
@@ -27,7 +27,7 @@ def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") 
     """The page in UTF-8, at most ``MAX_BYTES``. ``history_sha256`` is that of the history file, "" if not merged."""
     view = page.build(run, result, drill_text, history_sha256)
     figures = {chart.element: chart.figure for chart in view.charts if chart.figure is not None}
-    text = _template().render(
+    text: str = _template().render(
         page=view,
         csp=CSP,
         bokeh_script=Markup(bokehdoc.script()) if figures else "",
@@ -45,5 +45,5 @@ def _environment() -> Environment:
 
 
 @cache
-def _template():  # type: ignore[no-untyped-def]
+def _template() -> Template:
     return _environment().get_template("report.html.j2")

@@ -10,7 +10,7 @@ import re
 import xml.etree.ElementTree as ET
 
 from assertions.result import Check, ObjectiveResult, Result
-from reports.words import GLYPHS, count, span
+from reports.words import GLYPHS, count, measure, span
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What XML 1.0 cannot hold even when escaped (section 2.2, production Char)."""
@@ -57,7 +57,7 @@ def _case(result: Result, objective: ObjectiveResult) -> ET.Element:
     if objective.verdict == "pass":
         return case
     tag, kind = ("failure", "objective-failed") if objective.verdict == "fail" else ("error", "objective-unknown")
-    limit = span((objective.limit, objective.limit), objective.unit)
+    limit = measure(objective.limit, objective.unit)
     mark = ET.SubElement(case, tag, {"type": kind, "message": _clean(f"{objective.text} against a limit of {limit}")})
     lines = [objective.evidence, f"window: {objective.window}", f"measured: {span(objective.bounds, objective.unit)}"]
     if objective.playbook:

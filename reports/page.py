@@ -16,7 +16,7 @@ from reports.facts import budget_of, lost_of, objective_of, recovered_of, worst_
 from reports.strips import Axis, Drawing
 from reports.tables import Table
 from reports.timeline import Post
-from reports.words import GLYPHS, NONE, count, interval, listed, one_line, seconds, span
+from reports.words import GLYPHS, NONE, count, interval, listed, measure, one_line, seconds, span
 
 MAX_STRIPS = 15
 MAX_WORST_IN_CLASS = 3
@@ -262,14 +262,15 @@ def _objectives(objectives: tuple[ObjectiveResult, ...]) -> tuple[tuple[Line, ..
 
 
 def _line(o: ObjectiveResult) -> Line:
-    bounds = span(o.bounds, o.unit) if o.bounds is not None else ""
     text = one_line(o.text, 160)
+    exact = o.bounds is None or o.bounds[0] == o.bounds[1]
+    bounds = "" if exact else span(o.bounds, o.unit)
     return Line(
         name=one_line(o.name, 80),
         scope=one_line(o.scope, 80),
         measured=text,
         bounds="" if bounds == text else bounds,
-        limit=span((o.limit, o.limit), o.unit),
+        limit=measure(o.limit, o.unit),
         verdict=o.verdict,
         glyph=GLYPHS[o.verdict],
         evidence=one_line(o.evidence, 300),
@@ -287,7 +288,7 @@ def _validity(result: Result, run: Run) -> tuple[tuple[str, str], ...]:
     def ms(value: float | None) -> str:
         return NONE if value is None else f"{value:.2f} ms"
 
-    lag = f"p50 {ms(v.lag_ms_p50)}, p99 {ms(v.lag_ms_p99)}, worst {ms(v.lag_ms_max)}, near edges {ms(v.lag_ms_near_edges)}"
+    lag = f"p50 {ms(v.lag_ms_p50)}, p99 {ms(v.lag_ms_p99)}, worst {ms(v.lag_ms_max)}"
     achieved = NONE if v.achieved_ratio is None else f"{100 * v.achieved_ratio:.2f} %"
     return (
         ("sends scheduled", f"{v.scheduled:,}"),
@@ -298,24 +299,37 @@ def _validity(result: Result, run: Run) -> tuple[tuple[str, str], ...]:
         ("duplicates", f"{v.duplicates:,}"),
         ("damaged lines", f"{v.damaged_lines:,}"),
         ("send lag", lag),
+        ("worst send lag near edges", ms(v.lag_ms_near_edges)),
     )
 
 
 def _forecast(run: Run, result: Result) -> tuple[Table | None, str]:
     if not result.forecast:
         return None, "This run has no forecast to compare with."
-    rows = tuple(_forecast_row(row) for row in result.forecast[:MAX_FORECAST_ROWS])
+    shown = result.forecast[:MAX_FORECAST_ROWS]
+    rows: tuple[tuple[str, ...], ...] = tuple(_forecast_row(row) for row in shown)
     left = len(result.forecast) - MAX_FORECAST_ROWS
     forecast = run.header.forecast
     said = ""
     if forecast is not None:
         said = (
-            f"If {one_line(forecast.victim, 60)} goes, its replicas need {forecast.gpus_needed:,} GPUs and the survivors "
-            f"have {forecast.gpus_free:,} free. Reload is the least time that the bytes need; a ratio of 1 is perfect."
+            f"If {one_line(forecast.victim, 60)} goes, its replicas need {forecast.gpus_needed:,} GPUs and the "
+            f"survivors have {forecast.gpus_free:,} free. "
+            "Reload is the least time that the bytes need; a ratio of 1 is perfect."
         )
     note = f"{left:,} more models are left out here." if left > 0 else ""
-    head = ("model", "fits: forecast", "fits: actual", "reload: forecast", "reload: actual", "ratio", "reason")
-    return Table(head, rows, note, text_columns=3), said
+    head: tuple[str, ...] = (
+        "model",
+        "fits: forecast",
+        "fits: actual",
+        "why not",
+        "reload: forecast",
+        "reload: actual",
+        "ratio",
+    )
+    if not any(row[3] for row in rows):
+        head, rows = head[:3] + head[4:], tuple(row[:3] + row[4:] for row in rows)
+    return Table(head, rows, note, text_columns=len(head) - 3), said
 
 
 def _forecast_row(row: ForecastRow) -> tuple[str, ...]:
@@ -324,10 +338,10 @@ def _forecast_row(row: ForecastRow) -> tuple[str, ...]:
         one_line(row.model, 80),
         fits[row.fits_forecast],
         fits[row.fits_actual],
+        one_line(row.reason, 160),
         seconds(row.reload_s_forecast),
         seconds(row.reload_s_actual),
         NONE if row.ratio is None else f"{row.ratio:.1f}×",
-        one_line(row.reason, 160),
     )
 
 
@@ -337,7 +351,9 @@ def _fault(result: Result, number: int) -> Fault:
     parts.append(f"verified at {seconds(fault.verified_s)}" if fault.verified_s is not None else "never verified")
     parts.append(f"restore began at {seconds(fault.heal_s)}" if fault.heal_s is not None else "never restored")
     if fault.heal_s is not None:
-        parts.append(f"verified back at {seconds(fault.healed_s)}" if fault.healed_s is not None else "not verified back")
+        parts.append(
+            f"verified back at {seconds(fault.healed_s)}" if fault.healed_s is not None else "not verified back"
+        )
     signals = tuple(
         ("✓" if s.ok else "✗", "yes" if s.ok else "no", one_line(s.name, 80), one_line(s.seen, 200))
         for s in fault.signals[:40]
@@ -346,26 +362,27 @@ def _fault(result: Result, number: int) -> Fault:
         (one_line(s.plane, 40), one_line(s.error, 80) or "answered", f"{s.count:,}", f"{s.median_ms:,.1f} ms")
         for s in fault.seen[:40]
     )
-    cluster = one_line(fault.cluster, 60)
-    title = f"{one_line(fault.kind, 60)}{f' of {cluster}' if cluster else ''}, signature {one_line(fault.signature, 60) or 'none'}"
+    where = f" of {one_line(fault.cluster, 60)}" if fault.cluster else ""
+    title = f"{one_line(fault.kind, 60)}{where}, signature {one_line(fault.signature, 60) or 'none'}"
     return Fault(title, ", ".join(parts) + ".", signals, Table(("plane", "answer", "count", "median"), rows, "", 2))
 
 
 def _method(run: Run) -> tuple[str, ...]:
     load = run.header.load
+    gateway = one_line(run.header.fleet.gateway_timeouts, 200) or "not told"
     return (
-        "Open loop: every request is sent at its planned time whatever the answers do, and its latency counts from that "
-        "time. Charts and indicators are indexed by it.",
-        f"Good: answered completely and correctly within {load.good_within_ms:g} ms of the intended time. Bad: everything "
-        "else that is known. Unknown: what the harness does not know; verdicts are computed with unknown as good and as "
-        "bad, and differ only into “unknown”.",
+        "Open loop: every request is sent at its planned time whatever the answers do, and its latency counts from "
+        "that time. Charts and indicators are indexed by it.",
+        f"Good: answered completely and correctly within {load.good_within_ms:g} ms of the intended time. Bad: "
+        "everything else that is known. Unknown: what the harness does not know; verdicts are computed with unknown "
+        "as good and as bad, and where the two differ the verdict is unknown.",
         "Service back (the system’s view) is the interval from the intended time of the last bad request to the first "
-        "byte of the first good one; recovered (the users’ view) ends at that good request’s intended time. Both stand "
-        "at the start of the first hold that proves the promised ratio at 95 % confidence.",
+        "byte of the first good one; recovered (the users’ view) ends at that good request’s intended time. Both "
+        "stand at the start of the first hold that proves the promised ratio at 95 % confidence.",
         f"Clocks: one monotonic clock of one host, one wall-clock anchor. Client time-outs: connect "
-        f"{load.connect_timeout_s:g} s, total {load.total_timeout_s:g} s. Gateway time-outs: "
-        f"{one_line(run.header.fleet.gateway_timeouts, 200) or 'not told'}.",
-        f"Load: {load.shape}, {load.rate_rps:g} requests a second, seed {load.seed}. Quantiles are exact, nearest rank.",
+        f"{load.connect_timeout_s:g} s, total {load.total_timeout_s:g} s. Gateway time-outs: {gateway}.",
+        f"Load: {load.shape}, {load.rate_rps:g} requests a second, seed {load.seed}.",
+        "Quantiles are exact, nearest rank.",
     )
 
 

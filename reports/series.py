@@ -134,7 +134,7 @@ def bin_load(load: Load, at_most: int = MAX_BINS, least_s: float = 0.5) -> Bins:
     p50, p95, p99 = quantiles(index[load.ok], load.latency_ms[load.ok], number)
     return Bins(
         width_s=width,
-        edges_s=(np.arange(number + 1) + first) * width,
+        edges_s=(np.arange(number + 1, dtype=np.float64) + first) * width,
         good=tally(load.good),
         bad=tally(load.bad),
         unknown=tally(load.unknown),

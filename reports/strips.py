@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from assertions.result import Interval, ModelRecovery
 from reports.words import interval, seconds
@@ -113,6 +113,8 @@ def strip(name: str, recovery: ModelRecovery, axis: Axis) -> Drawing:
 def sentence(name: str, recovery: ModelRecovery) -> str:
     """The strip in words: its accessible label."""
     if recovery.unaffected:
+        if not recovery.sent:
+            return f"{name}: nothing was sent to it while the fault lasted, so nothing is known."
         return f"{name}: unaffected, no bad answer among {recovery.sent:,} sends while the fault lasted."
     parts = [f"{word} {seconds(t)}" for word, t in phases(recovery) if t is not None]
     parts.append(f"service back {interval(recovery.service_back_s)}")
@@ -191,6 +193,8 @@ def _strip(name: str, recovery: ModelRecovery, axis: Axis, width: int) -> Markup
 
 def _quiet(canvas: _Canvas, recovery: ModelRecovery) -> None:
     text = f"unaffected: no bad answer among {recovery.sent:,} sends"
+    if not recovery.sent:
+        text = "nothing was sent to it while the fault lasted, so nothing is known"
     canvas.add("line", x1=_PAD_PX, x2=canvas.width - _PAD_PX, y1=20, y2=20, class_="served")
     canvas.add("text", text, x=_PAD_PX, y=13, class_="label")
 
@@ -262,7 +266,8 @@ def _user_lane(canvas: _Canvas, recovery: ModelRecovery, axis: Axis) -> None:
 
 def _error_bar(canvas: _Canvas, axis: Axis, bounds: tuple[float, float], y: float, kind: str, cap: float) -> None:
     left, right = axis.x(bounds[0], canvas.width), axis.x(bounds[1], canvas.width)
-    path = f"M{left:.1f} {y - cap:.1f}v{2 * cap:.1f}M{left:.1f} {y:.1f}H{right:.1f}M{right:.1f} {y - cap:.1f}v{2 * cap:.1f}"
+    top, tall = f"{y - cap:.1f}", f"{2 * cap:.1f}"
+    path = f"M{left:.1f} {top}v{tall}M{left:.1f} {y:.1f}H{right:.1f}M{right:.1f} {top}v{tall}"
     canvas.add("path", d=path, class_=kind)
 
 
@@ -291,7 +296,7 @@ def _labels(recovery: ModelRecovery, axis: Axis, width: int) -> list[_Label]:
         found.append(
             _Label(f"first success {seconds(recovery.first_success_s)}", axis.x(recovery.first_success_s, width))
         )
-    if back is not None and back[1] is not None:
+    if back is not None and back[1] is not None and not _same_place(back, recovered, axis, width):
         found.append(_interval_label("service back", back, axis, width))
     for word, t in (
         ("full capacity", recovery.full_capacity_s),
@@ -309,6 +314,13 @@ def _interval_label(word: str, bounds: Interval, axis: Axis, width: int) -> _Lab
     if high is None:
         return _Label(f"✗ not {word} by {seconds(low)}", axis.x(low, width), "bad")
     return _Label(f"{word} {interval(bounds)}", axis.x(high, width), "strong" if word == "recovered" else "")
+
+
+def _same_place(back: Interval, recovered: Interval | None, axis: Axis, width: int) -> bool:
+    """Both error bars stand at one place: one text is enough there, and the table has both."""
+    if recovered is None or back[1] is None or recovered[1] is None:
+        return False
+    return abs(axis.x(back[1], width) - axis.x(recovered[1], width)) < 12
 
 
 def _place(labels: Sequence[_Label], width: int) -> list[tuple[int, float, _Label]]:
@@ -342,4 +354,4 @@ def _svg(canvas: _Canvas, height: float, title: str) -> Markup:
     )
 
 
-__all__ = ["Axis", "Drawing", "axis_for", "escape", "phases", "ruler", "sentence", "strip", "ticks"]
+__all__ = ["Axis", "Drawing", "axis_for", "phases", "ruler", "sentence", "strip", "ticks"]

@@ -3,15 +3,13 @@
 Called by ``write_all`` and the command line. Never judges; every text of others is escaped, so that it stays text.
 """
 
-from __future__ import annotations
-
 import re
 import shlex
 
 from assertions.result import ModelRecovery, ObjectiveResult, Result
 from history.reader import Run
 from reports.facts import budget_of, lost_of, recovered_of, worst_first
-from reports.words import GLYPHS, count, interval, listed, one_line, seconds, span
+from reports.words import GLYPHS, count, interval, listed, measure, one_line, seconds
 
 MAX_BYTES = 64_000
 MAX_OBJECTIVES = 60
@@ -20,6 +18,22 @@ MAX_REASONS = 20
 _TEXT = 240
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~^$@:-])")
+
+
+class _Cell:
+    """Escapes text of others for one Markdown table cell or line."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+
+    def __call__(self, text: str) -> str:
+        flat = one_line(text, self._limit)
+        safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        return _SPECIAL.sub(lambda found: f"&#{ord(found[1])};" if found[1] in "|`@:" else "\\" + found[1], safe)
+
+    def long(self, text: str) -> str:
+        """The same for a line of its own, which may be longer."""
+        return _Cell(self._limit * 4)(text)
 
 
 def render(run: Run, result: Result) -> bytes:
@@ -43,7 +57,7 @@ def annotations(result: Result) -> tuple[str, ...]:
 
 def _annotation(result: Result, objective: ObjectiveResult) -> str:
     title = f"{result.drill}: {objective.name} [{objective.scope}] failed"
-    limit = span((objective.limit, objective.limit), objective.unit)
+    limit = measure(objective.limit, objective.unit)
     message = f"{objective.text} against a limit of {limit}. {objective.evidence}"
     if objective.playbook:
         message += f" Playbook: {objective.playbook}"
@@ -88,7 +102,7 @@ def _objectives(result: Result, at_most: int, cell: _Cell) -> list[str]:
         "| --- | --- | --- | --- | --- |",
     ]
     for o in rows[:at_most]:
-        limit = span((o.limit, o.limit), o.unit)
+        limit = measure(o.limit, o.unit)
         verdict = f"{GLYPHS[o.verdict]} {o.verdict}"
         lines.append(f"| {verdict} | {cell(o.name)} | {cell(o.scope)} | {cell(o.text)} | {cell(limit)} |")
     if len(rows) > at_most:
@@ -139,18 +153,3 @@ def _how(run: Run, result: Result, cell: _Cell) -> list[str]:
         command,
         "```",
     ]
-
-
-class _Cell:
-    """Escapes text of others for one Markdown table cell or line."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-
-    def __call__(self, text: str) -> str:
-        flat = one_line(text, self._limit)
-        safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return _SPECIAL.sub(lambda found: f"&#{ord(found[1])};" if found[1] in "|`@:" else "\\" + found[1], safe)
-
-    def long(self, text: str) -> str:
-        return _Cell(self._limit * 4)(text)

@@ -64,7 +64,7 @@ def lines(series: Sequence[Line], form: str = "{:,.4g}") -> Table:
     if not series:
         return Table((), ())
     x = series[0][1]
-    rows = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_BIN_ROWS)).astype(int)) if len(x) else []
+    rows: list[int] = np.unique(np.linspace(0, len(x) - 1, min(len(x), MAX_BIN_ROWS)).astype(int)).tolist()
     cells = [(f"{x[r]:.1f} s", *(form.format(y[r]) if np.isfinite(y[r]) else NONE for _, _, y in series)) for r in rows]
     return Table(("at", *(name for name, _, _ in series)), tuple(cells))
 

@@ -114,7 +114,7 @@ def _recovery(run: Run, result: Result) -> list[_Item]:
             (
                 t,
                 "Resolved",
-                f"Every affected model kept its objective until this was certain; recovered {interval(worst.recovered_s)}.",
+                f"Every affected model kept its promise until that was sure; recovered {interval(worst.recovered_s)}.",
             )
         )
     relapses = [w for w in result.windows if w.name == "relapse"]
@@ -143,6 +143,8 @@ def _return(run: Run, result: Result, origin_ns: int) -> list[_Item]:
     if moved:
         models = sorted({op.model for op in moved if op.model})
         bad = sum(m.failback_bad for m in result.models.values())
-        text = f"{count(len(models), 'model')} moved back: {listed(models)}; {count(bad, 'bad answer')} since the restore began."
+        text = (
+            f"{count(len(models), 'model')} moved back: {listed(models)}; {count(bad, 'bad answer')} since the restore."
+        )
         found.append((_at(moved[-1], origin_ns), "Resolved", text))
     return found

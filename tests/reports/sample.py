@@ -103,7 +103,7 @@ def build(
 
 def hostile() -> Sample:
     """Names and errors that would run as markup anywhere they are not escaped."""
-    evil = '</script><script>alert(1)</script>"\'><img src=x onerror=alert(2)>|%0A::error::\n`x` {{7*7}} \x00\u202e'
+    evil = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>|%0A::error::\n`x` {{7*7}} \x00\u202e"
     names = (evil, f"a{evil}", "plain", "javascript:alert(3)")
     sample = build("fail", names=names, classes=(evil, evil, "base", "base"), error=evil, rate_rps=40, seconds=40)
     result = sample.result
@@ -194,11 +194,16 @@ def _events(world: _World) -> list[Op]:
             kind = ops.DECIDED if np.isfinite(outage) else ops.UNPLACEABLE
             detail = {} if np.isfinite(outage) else {"reason": "needs 4 GPUs; free: amber-n1 2, jade-n1 1"}
             found.append(_event(kind, 1.1, ops.CONTROLLER, model=name, detail=detail))
-    found += [_event(ops.FAULT_HEAL, BACK_S - KILL_S, cluster="cobalt"), _event(ops.FAULT_HEALED, BACK_S - KILL_S + 1.4)]
+    found += [
+        _event(ops.FAULT_HEAL, BACK_S - KILL_S, cluster="cobalt"),
+        _event(ops.FAULT_HEALED, BACK_S - KILL_S + 1.4),
+    ]
     found.append(_event(ops.RETURNED, BACK_S - KILL_S + 1.6, ops.CONTROLLER, cluster="cobalt"))
     for i, name in enumerate(world.names[:40]):
         if world.outage_s[i] > 0:
-            found.append(_event(ops.FAILBACK, BACK_S - KILL_S + 2.5 + 0.1 * i, ops.CONTROLLER, model=name, cluster="cobalt"))
+            found.append(
+                _event(ops.FAILBACK, BACK_S - KILL_S + 2.5 + 0.1 * i, ops.CONTROLLER, model=name, cluster="cobalt")
+            )
     found.append(_event(ops.LOAD_STOP, world.seconds - KILL_S))
     return sorted(found, key=lambda e: e.t_intended)
 
@@ -296,15 +301,23 @@ def _result(world: _World, run: Run, outcome: Outcome) -> Result:
     classes = {}
     for group in dict.fromkeys(world.classes):
         members = [m for m in models.values() if m.model_class == group]
-        worst = max(members, key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0)
+        worst = max(
+            members,
+            key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0,
+        )
         totals = {k: sum(getattr(m, k) for m in members) for k in ("sent", "bad", "unknown", "victims")}
         classes[group] = replace(worst, model_class="", unplaceable="", **totals)
-    everything = max(classes.values(), key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0)
+    everything = max(
+        classes.values(),
+        key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0,
+    )
     lost, total = int(np.count_nonzero(fail & in_fault)), len(load)
     fleet = replace(everything, sent=int(in_fault.sum()), bad=lost, first_success_s=0.012, ratio=0.99)
     reasons: tuple[str, ...] = ()
     if outcome == "fail":
-        reasons = (f"{world.names[1]} did not recover while the fault lasted: needs 4 GPUs; free: amber-n1 2, jade-n1 1",)
+        reasons = (
+            f"{world.names[1]} did not recover while the fault lasted: needs 4 GPUs; free: amber-n1 2, jade-n1 1",
+        )
     if outcome == "unknown":
         reasons = ("dropped 0.8 % of the sends (limit 0.1 %): the machine was too slow, so nothing is proven",)
     totals_ = Totals(total, int(np.count_nonzero(load.outcome.where("ok"))), int(np.count_nonzero(fail)),
@@ -348,7 +361,15 @@ def _faults() -> tuple[FaultResult, ...]:
 def _objectives(
     world: _World, models: dict[str, ModelRecovery], fleet: ModelRecovery, lost: int, outcome: Outcome
 ) -> tuple[ObjectiveResult, ...]:
-    def one(name: str, scope: str, bounds: tuple[float, float | None] | None, limit: float, unit: str, text: str, **more: Any) -> ObjectiveResult:
+    def one(
+        name: str,
+        scope: str,
+        bounds: tuple[float, float | None] | None,
+        limit: float,
+        unit: str,
+        text: str,
+        **more: Any,
+    ) -> ObjectiveResult:
         low, high = bounds if bounds else (0.0, 0.0)
         verdict = "fail" if high is None or high > limit else "pass"
         if outcome == "unknown" and name == "recovered":
@@ -360,11 +381,21 @@ def _objectives(
 
     found = []
     for scope, m in [("fleet", fleet), *((f"model:{n}", m) for n, m in models.items())]:
-        text = "no bad op" if m.unaffected or m.recovered_s is None else f"{m.recovered_s[1]:.2f} s" if m.recovered_s[1] else "> 40.0 s"
+        text = (
+            "no bad op"
+            if m.unaffected or m.recovered_s is None
+            else f"{m.recovered_s[1]:.2f} s"
+            if m.recovered_s[1]
+            else "> 40.0 s"
+        )
         found.append(one("recovered", scope, m.recovered_s, 10, "s", text, playbook="docs/playbooks/headroom.md"))
     found.append(one("reallocated", "fleet", (4.9, 5.0) if outcome != "fail" else (39.9, None), 6, "s", "5.0 s"))
-    found.append(one("lost", "fleet", (lost, lost), 400, "requests", f"{lost}", evidence="bad answers while the fault lasted"))
-    found.append(one("latency", "bystanders", (88.0, 91.0), 250, "ms", "p95 91 ms", evidence="3,112 answers in the fault window"))
+    found.append(
+        one("lost", "fleet", (lost, lost), 400, "requests", f"{lost}", evidence="bad answers while the fault lasted")
+    )
+    found.append(
+        one("latency", "bystanders", (88.0, 91.0), 250, "ms", "p95 91 ms", evidence="3,112 answers in the fault window")
+    )
     found.append(one("no_dip", "fleet", (0, 0), 0, "relapses", "no relapse"))
     return tuple(found)
 
