@@ -5,6 +5,7 @@ op.py        Op and the vocabulary of sources, kinds and errors
 records.py   frozen records in header.json: what assertions and reports know of a run
 rundir.py    RunDirectory, Schedule
 writer.py    OpWriter: one append-only file a process
+files.py     blocks of lines, merge of the parts
 reader.py    History, Run: all ops of a run in columns
 errors.py    the one exception tree
 """

@@ -7,10 +7,9 @@ that a send that nobody recorded is an unknown op and not a hole.
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from history.files import TRUNCATED, blocks
+from history.files import merge as merge
 from history.op import DROPPED, LOAD, LOAD_START, LOAD_STOP, NEVER, NO_RECORD, REQUEST_SOURCES, Op, decode, encode
 from history.records import RunHeader
-from history.rundir import RunDirectory, Schedule, write_atomic
+from history.rundir import RunDirectory, Schedule
 
 Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
@@ -28,7 +29,10 @@ Codes = NDArray[np.int32]
 OUTCOMES = ("ok", "fail", "unknown")
 _INT_FIELDS = ("t_intended", "t_sent", "t_first_byte", "t_done", "seq", "status", "tokens_expected", "tokens")
 _TEXT_FIELDS = ("source", "process", "kind", "model", "cluster", "node", "replica", "error", "weights", "outcome")
-_CHUNK = 50_000
+_MOST = 2**62
+"""No time or count of a run is larger; a line that says so is damaged."""
+_DAMAGE = (msgspec.MsgspecError, ValueError, RecursionError)
+_decode_lines = msgspec.json.Decoder(Op).decode_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,34 +128,54 @@ class Run:
         object.__setattr__(self, "duplicates", duplicates)
 
 
+class Words(dict[str, int]):
+    """Word -> code; a new word gets the next code."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = code = len(self)
+        return code
+
+
 class ColumnBuilder:
     """Collects ops chunk by chunk into columns; memory is the columns plus one chunk of objects."""
 
     def __init__(self) -> None:
         self._ints: dict[str, list[Ints]] = {name: [] for name in _INT_FIELDS}
         self._texts: dict[str, list[Codes]] = {name: [] for name in _TEXT_FIELDS}
-        self._words: dict[str, dict[str, int]] = {name: {"": 0} for name in _TEXT_FIELDS}
+        self._words = {name: Words({"": 0}) for name in _TEXT_FIELDS}
         self.events: list[Op] = []
 
-    def add(self, ops: Sequence[Op]) -> None:
-        """Takes a chunk of ops of any source."""
+    def add(self, ops: Sequence[Op]) -> int:
+        """Takes a chunk of ops of any source; returns how many it refused because a time or count was out of range."""
         requests = [op for op in ops if op.source in REQUEST_SOURCES]
+        refused = 0
         if len(requests) < len(ops):
-            self.events.extend(op for op in ops if op.source not in REQUEST_SOURCES)
-        if not requests:
-            return
-        columns = dict(
-            zip(Op.__struct_fields__, zip(*map(msgspec.structs.astuple, requests), strict=True), strict=True)
-        )
-        for name in _INT_FIELDS:
-            self._ints[name].append(np.array(columns[name], np.int64))
-        for name in _TEXT_FIELDS:
-            words = self._words[name]
-            for word in dict.fromkeys(columns[name]):
-                words.setdefault(word, len(words))
-            self._texts[name].append(np.array([words[word] for word in columns[name]], np.int32))
+            events = [op for op in ops if op.source not in REQUEST_SOURCES]
+            self.events += [op for op in events if _in_range(op)]
+            refused += len(events) - sum(map(_in_range, events))
+        if requests and not self._add_requests(requests):
+            sound = [op for op in requests if _in_range(op)]
+            refused += len(requests) - len(sound)
+            self._add_requests(sound)
+        return refused
 
-    def build(self, damaged: int = 0) -> History:
+    def _add_requests(self, requests: list[Op]) -> bool:
+        """False, and nothing added, when a number does not fit."""
+        count = len(requests)
+        try:
+            ints = {name: np.fromiter(map(attrgetter(name), requests), np.int64, count) for name in _INT_FIELDS}
+        except OverflowError:
+            return False
+        if count and any(int(column.max()) > _MOST or int(column.min()) < -_MOST for column in ints.values()):
+            return False
+        for name, column in ints.items():
+            self._ints[name].append(column)
+        for name in _TEXT_FIELDS:
+            code = self._words[name].__getitem__
+            self._texts[name].append(np.fromiter(map(code, map(attrgetter(name), requests)), np.int32, count))
+        return True
+
+    def build(self, damaged: int = 0, truncated: bool = False) -> History:
         """The history of everything added so far; the builder can go on collecting."""
         ints = {name: np.concatenate(parts) if parts else np.empty(0, np.int64) for name, parts in self._ints.items()}
         texts = {
@@ -160,8 +184,18 @@ class ColumnBuilder:
         }
         requests = _requests(ints, texts)
         order = np.lexsort((requests.seq, requests.source.codes, requests.t_intended))
+        if not _is_arange(order):
+            requests = requests.take(order)
         events = tuple(sorted(self.events, key=lambda op: (op.t_intended, op.t_done, op.source, op.kind, encode(op))))
-        return History(requests.take(order), events, damaged)
+        return History(requests, events, damaged, truncated)
+
+
+def _in_range(op: Op) -> bool:
+    return all(-_MOST <= getattr(op, name) <= _MOST for name in _INT_FIELDS)
+
+
+def _is_arange(order: NDArray[np.intp]) -> bool:
+    return bool(np.array_equal(order, np.arange(len(order))))
 
 
 def columns(ops: Iterable[Op]) -> History:
@@ -178,95 +212,55 @@ def read_run(path: Path) -> Run:
 
 
 def read_history(directory: RunDirectory) -> History:
-    """All readable ops of a run; damaged lines are counted, never guessed."""
-    builder, damaged = ColumnBuilder(), 0
-    for lines in _line_chunks(directory):
-        ops, bad = _decode_lines(lines)
-        damaged += bad
-        builder.add(ops)
-    return builder.build(damaged)
+    """All readable ops of a run; damaged lines are counted, never guessed.
 
-
-def merge(directory: RunDirectory) -> int:
-    """Writes ``history.jsonl.gz`` from all ``ops/*.jsonl`` (each op unchanged, in time order); returns damaged lines.
-
-    The parts stay until the merged file is on disk, then they are removed. Damaged lines are kept at the end of the
-    merged file as they are: evidence, and a later analysis counts them again.
+    The merged file, and the parts that it does not hold yet (a merge that was killed, ops recorded after it).
     """
-    parts = sorted(directory.ops.glob("*.jsonl"))
-    if not parts:
-        return 0
-    keyed: list[tuple[int, str, int, bytes]] = []
-    broken: list[bytes] = []
-    for part in parts:
-        for number, line in enumerate(part.read_bytes().split(b"\n")):
-            if not line:
-                continue
-            try:
-                keyed.append((decode(line).t_intended, part.name, number, line))
-            except msgspec.MsgspecError:
-                broken.append(line)
-    keyed.sort()
-    data = b"".join(line + b"\n" for *_, line in keyed) + b"".join(line + b"\n" for line in broken)
-    write_atomic(directory.history, gzip.compress(data, compresslevel=5, mtime=0))
-    for part in parts:
-        part.unlink()
-    directory.ops.rmdir()
-    return len(broken)
+    builder, damaged, truncated = ColumnBuilder(), 0, False
+    for block in blocks(directory):
+        ops, bad = _decode_block(block)
+        damaged += bad + builder.add(ops)
+        if block is TRUNCATED:
+            truncated = True
+    return builder.build(damaged, truncated)
 
 
-def _line_chunks(directory: RunDirectory) -> Iterator[list[bytes]]:
-    if directory.history.exists():
-        yield from _gzip_lines(directory.history)
-        return
-    for part in sorted(directory.ops.glob("*.jsonl")):
-        with part.open("rb") as file:
-            while chunk := file.readlines(_CHUNK * 300):
-                yield chunk
-
-
-def _gzip_lines(path: Path) -> Iterator[list[bytes]]:
-    with gzip.open(path, "rb") as file:
-        try:
-            while chunk := file.readlines(_CHUNK * 300):
-                yield chunk
-        except (EOFError, OSError, zlib.error):
-            yield [b"truncated"]  # counts as one damaged line; what was readable before it is used
-
-
-def _decode_lines(lines: list[bytes]) -> tuple[list[Op], int]:
+def _decode_block(block: bytes) -> tuple[list[Op], int]:
+    """(ops, damaged lines) of a block of whole lines."""
     try:
-        return [decode(line) for line in lines], 0
-    except msgspec.MsgspecError:
+        return _decode_lines(block), 0
+    except _DAMAGE:
         ops, bad = [], 0
-        for line in lines:
+        for line in block.split(b"\n"):
             try:
-                ops.append(decode(line))
-            except msgspec.MsgspecError:
-                bad += bool(line.strip())
+                if line.strip():
+                    ops.append(decode(line))
+            except _DAMAGE:
+                bad += 1
         return ops, bad
 
 
 def _join(header: RunHeader, schedule: Schedule, history: History) -> tuple[Requests, int]:
     """The load table: one row a send due before the load stopped (or before the last op, if no stop was recorded)."""
-    recorded = history.requests.take(history.requests.source.where(LOAD))
+    mine = history.requests.source.where(LOAD)
+    recorded = history.requests if bool(mine.all()) else history.requests.take(mine)
     start, stop = load_bounds(history)
     if start == NEVER:
         return recorded, 0
     due = int(np.searchsorted(schedule.offset_ns, stop - start, side="left"))
+    if len(recorded) == due and _is_arange(recorded.seq):
+        return recorded, 0
     seq = recorded.seq
     valid = (seq >= 0) & (seq < due)
     first = np.zeros(len(seq), np.bool_)
     _, where = np.unique(seq, return_index=True)
     first[where] = True
     kept = recorded.take(valid & first)
+    extra = len(recorded) - len(kept)
     missing = np.setdiff1d(np.arange(due), kept.seq, assume_unique=True)
     if len(missing):
-        builder = ColumnBuilder()
-        builder.add([_no_record(header, schedule, start, int(i)) for i in missing])
-        kept = _concat(kept, builder.build().requests)
-    order = np.argsort(kept.seq, kind="stable")
-    return kept.take(order), len(recorded) - int(np.count_nonzero(valid & first))
+        kept = _concat(kept, _no_records(header, schedule, start, missing))
+    return kept.take(np.argsort(kept.seq, kind="stable")), extra
 
 
 def load_bounds(history: History) -> tuple[int, int]:
@@ -285,18 +279,19 @@ def load_bounds(history: History) -> tuple[int, int]:
     return starts[0].t_intended, last + 1
 
 
-def _no_record(header: RunHeader, schedule: Schedule, start: int, seq: int) -> Op:
-    entry = header.mix.entries[int(schedule.entry[seq])]
-    return Op(
-        source=LOAD,
-        process="",
-        kind=entry.kind,
-        t_intended=start + int(schedule.offset_ns[seq]),
-        outcome="unknown",
-        seq=seq,
-        model=entry.model,
-        error=NO_RECORD,
-    )
+def _no_records(header: RunHeader, schedule: Schedule, start: int, missing: NDArray[np.int64]) -> Requests:
+    """Unknown ops for sends that nobody recorded: what the schedule and the mix say of them."""
+    count, entries = len(missing), header.mix.entries
+    ints = {name: np.full(count, NEVER, np.int64) for name in _INT_FIELDS}
+    ints |= {name: np.zeros(count, np.int64) for name in ("status", "tokens_expected", "tokens")}
+    ints |= {"seq": missing, "t_intended": start + schedule.offset_ns[missing]}
+    texts = {name: Text(np.zeros(count, np.int32), ("",)) for name in _TEXT_FIELDS}
+    constant = {"source": LOAD, "error": NO_RECORD, "outcome": "unknown"}
+    texts |= {name: Text(np.ones(count, np.int32), ("", word)) for name, word in constant.items()}
+    entry = schedule.entry[missing].astype(np.int32) + 1
+    texts["kind"] = Text(entry, ("", *(one.kind for one in entries)))
+    texts["model"] = Text(entry, ("", *(one.model for one in entries)))
+    return _requests(ints, texts)
 
 
 def _requests(ints: dict[str, Ints], texts: dict[str, Text]) -> Requests:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,11 @@ class RunDirectory:
         """Reads the plan; ``UsageError`` when it is missing or damaged."""
         try:
             raw = msgspec.json.decode(gzip.decompress(self.schedule.read_bytes()), type=dict[str, list[int]])
-            return Schedule(np.array(raw["offset_ns"], np.int64), np.array(raw["entry"], np.int16))
-        except (OSError, EOFError, KeyError, msgspec.MsgspecError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+            read = Schedule(np.array(raw["offset_ns"], np.int64), np.array(raw["entry"], np.int16))
+            if len(read.offset_ns) != len(read.entry):
+                raise ValueError(f"{len(read.offset_ns)} offsets for {len(read.entry)} sends")
+            return read
+        except (OSError, EOFError, KeyError, ValueError, OverflowError, msgspec.MsgspecError, zlib.error) as error:
             raise UsageError(
                 f"{self.schedule} cannot be read: {error}",
                 hint="without the schedule nobody knows how many sends are missing; this run cannot be judged",

@@ -197,7 +197,7 @@ class Script:
 
     def _probes(self) -> list[Op]:
         made = []
-        for seq, tenth in enumerate(range(0, round(self.observed_s * 2))):
+        for seq, tenth in enumerate(range(round(self.observed_s * 2))):
             t = self.at(tenth / 2)
             for kind in (PROBE_DATA, PROBE_API):
                 made.append(
