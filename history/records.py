@@ -68,10 +68,16 @@ class Target:
     """What the load is sent to: an OpenAI-compatible entry point, and how to authenticate.
 
     ``auth_env`` names an environment variable that holds a bearer token; the token itself is never recorded.
+    ``model_urls``: (model, entry URL) of models that have an entry point of their own; all others use ``entry_url``.
     """
 
     entry_url: str
     auth_env: str = ""
+    model_urls: tuple[tuple[str, str], ...] = ()
+
+    def url_of(self, model: str) -> str:
+        """The entry URL that requests for ``model`` are sent to."""
+        return dict(self.model_urls).get(model, self.entry_url)
 
 
 @dataclass(frozen=True)
