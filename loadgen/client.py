@@ -35,7 +35,7 @@ from history.op import (
     UNREACHABLE,
     Op,
 )
-from history.records import LoadSpec, Mix, MixEntry, Target
+from history.records import LoadSpec, Mix, Target
 from loadgen.exchange import MAX_BODY_BYTES, PATHS, Answer, answer_to, request_body, tokens_expected
 from loadgen.pool import Connection, Pool
 
@@ -113,7 +113,8 @@ class Client:
 
     def close(self) -> None:
         """Closes idle connections."""
-        self._pool.close()
+        for pool in self._pools:
+            pool.close()
 
     def unknown(self, seq: int, entry: int, t_intended: int, error: str, why: str = "", *, t_sent: int = NEVER) -> Op:
         """The op of a send that never went out (``DROPPED``) or whose end nobody saw (``NOT_DRAINED``)."""
@@ -141,7 +142,7 @@ class Client:
         answer, response = answer_to(ask), _Response()
         error, said = "", ""
         try:
-            self._exchange(ask, seq, t_sent, answer, response)
+            self._exchange(self._pools[entry], self._request(entry, seq), t_sent, answer, response)
         except _Failed as failure:
             error, said = failure.error, failure.said
         except gevent.GreenletExit:
@@ -172,55 +173,46 @@ class Client:
             detail={"said": said} if said else {},
         )
 
-    def _exchange(self, ask: MixEntry, seq: int, t_sent: int, answer: Answer, response: _Response) -> None:
-        connection = self._pool.reuse() or self._connect()
+    def _exchange(self, pool: Pool, request: bytes, t_sent: int, answer: Answer, response: _Response) -> None:
+        connection = pool.reuse() or self._connect(pool)
         limit = gevent.Timeout(max(self._total_s - (self._clock() - t_sent) / NS_PER_S, 0.0))
         limit.start()
         try:
-            self._talk(connection, self._request(ask, seq), answer, response)
+            self._talk(connection, request, answer, response)
         except _Failed as failure:
-            limit.close()
-            self._give_up(connection, failure.broken)
+            _give_up(pool, connection, failure.broken)
             raise
         except gevent.Timeout as timeout:
-            self._give_up(connection, broken=True)
+            _give_up(pool, connection, broken=True)
             if timeout is not limit:
                 raise
             raise _Failed(TIMEOUT) from None
         except OSError as error:
-            limit.close()
-            self._give_up(connection, broken=True)
+            _give_up(pool, connection, broken=True)
             raise _Failed(_category(error, response), said=str(error)) from None
         except BaseException:  # killed at the end of the drain
-            self._give_up(connection, broken=True)
+            _give_up(pool, connection, broken=True)
             raise
         finally:
             limit.close()
         if response.should_close():
             connection.socket.close()
         else:
-            self._pool.keep(connection)
+            pool.keep(connection)
 
-    def _give_up(self, connection: Connection, broken: bool) -> None:
-        if broken:
-            self._pool.broken(connection)
-        else:
-            self._pool.discard(connection)
-
-    def _connect(self) -> Connection:
+    def _connect(self, pool: Pool) -> Connection:
         """A new connection within the connect time-out (which the total one does not exceed)."""
         limit = gevent.Timeout(min(self._connect_s, self._total_s))
         limit.start()
         try:
-            return self._pool.connect()
+            return pool.connect()
         except gevent.Timeout as timeout:
             if timeout is not limit:
                 raise
-            self._pool.broken(None)
+            pool.broken(None)
             raise _Failed(CONNECT_TIMEOUT) from None
         except OSError as error:
-            limit.close()
-            _refuse(error, self._pool)
+            _refuse(error, pool)
         finally:
             limit.close()
 
@@ -248,10 +240,22 @@ class Client:
         if wrong := answer.error():
             raise _Failed(wrong)
 
-    def _request(self, ask: MixEntry, seq: int) -> bytes:
+    def _request(self, entry: int, seq: int) -> bytes:
+        ask, pool = self._entries[entry], self._pools[entry]
         body = request_body(ask, seq)
-        head = f"POST {self._pool.path}{PATHS[ask.kind]} HTTP/1.1\r\n{self._head}Content-Length: {len(body)}\r\n\r\n"
+        head = (
+            f"POST {pool.path}{PATHS[ask.kind]} HTTP/1.1\r\nHost: {pool.netloc}\r\n"
+            f"{self._head}Content-Length: {len(body)}\r\n\r\n"
+        )
         return head.encode("latin-1") + body
+
+
+def _give_up(pool: Pool, connection: Connection, broken: bool) -> None:
+    """Closes the connection; a broken one makes the pool's idle ones obsolete too."""
+    if broken:
+        pool.broken(connection)
+    else:
+        pool.discard(connection)
 
 
 def _cut(response: _Response) -> str:

@@ -229,7 +229,6 @@ def canary(session: aiohttp.ClientSession, header: RunHeader, record: Callable[[
     entries = [replace(entry, prompt_tokens=2, max_tokens=1, stream=False) for entry in header.mix.entries]
     load, auth = header.load, _auth(header.target)
     limits = Limits(load.connect_timeout_s, load.total_timeout_s, load.total_timeout_s)
-    root = header.target.entry_url.rstrip("/")
 
     def template(number: int) -> Op:
         entry = entries[number % len(entries)]
@@ -238,7 +237,8 @@ def canary(session: aiohttp.ClientSession, header: RunHeader, record: Callable[[
     async def probe(number: int, due_ns: int) -> Op:
         entry = entries[number % len(entries)]
         headers = {"Content-Type": "application/json", **auth}
-        what = _Ask("POST", root + PATHS[entry.kind], request_body(entry, number), headers, entry)
+        url = header.target.url_of(entry.model).rstrip("/") + PATHS[entry.kind]
+        what = _Ask("POST", url, request_body(entry, number), headers, entry)
         return await ask(session, template(number), number, due_ns, limits, what, clock)
 
     return Prober(CANARY_RPS, probe, template, record, clock)
