@@ -106,10 +106,10 @@ class Client:
         self._clock = clock
         self._connect_s = load.connect_timeout_s
         self._total_s = load.total_timeout_s
-        self._pool = Pool(target.entry_url, clock)
-        self._head = f"Host: {self._pool.netloc}\r\nUser-Agent: blackstart\r\nContent-Type: application/json\r\n" + (
-            f"Authorization: Bearer {token}\r\n" if token else ""
-        )
+        pools = {url: Pool(url, clock) for url in {target.url_of(ask.model) for ask in mix.entries}}
+        self._pools = tuple(pools[target.url_of(ask.model)] for ask in mix.entries)
+        self._head = "User-Agent: blackstart\r\nContent-Type: application/json\r\n"
+        self._head += f"Authorization: Bearer {token}\r\n" if token else ""
 
     def close(self) -> None:
         """Closes idle connections."""
