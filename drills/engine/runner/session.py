@@ -22,7 +22,7 @@ from drills.engine.safety.plan import Plan
 from fleet import prometheus
 from fleet.protocols import Cluster, Fleet
 from history.clock import NS_PER_S, Anchor, Clock, now_ns
-from history.errors import BlackstartError, FaultError
+from history.errors import BlackstartError, FaultError, RecordingError
 from history.op import (
     FAULT_HEAL,
     FAULT_HEALED,
@@ -45,6 +45,8 @@ VERIFY_S = 10.0
 """A fault that has not taken effect by then has failed."""
 HEAL_S = 60.0
 """A cluster that is not verified back by then is reported as not healed."""
+DRAIN_SPARE_S = 10.0
+"""The load process may take this much longer than one total time-out to drain before it is killed."""
 START_LEAD_S = 0.5
 """The schedule's origin lies this far ahead of the go, so that the first sends are not late."""
 
@@ -107,6 +109,8 @@ class Session:
         for name, text in (("load process", self._load.poll()), ("probers", self._probers.poll())):
             if text is not None:
                 died.append(f"{name}: {text}")
+        if isinstance(failure := self._load.failure(), RecordingError):
+            raise failure
         if died:
             self.recorder.event(
                 PROCESS_DIED, outcome="fail", error="died", process=died[0].partition(":")[0], text=died[0]
@@ -185,8 +189,7 @@ class Session:
         self._load.start()
         self._probers.start()
         self._load.wait_ready(timeout_s=30.0)
-        self.load_start_ns = self.clock() + round(START_LEAD_S * NS_PER_S)
-        self._load.begin(self.load_start_ns)
+        self.load_start_ns = self._load.begin(self.clock() + round(START_LEAD_S * NS_PER_S))
         self.recorder.event(LOAD_START, at_ns=self.load_start_ns, done_ns=self.load_start_ns)
         load = self.plan.drill.load
         self.view.done(
@@ -199,12 +202,11 @@ class Session:
         if not self.load_start_ns:
             self._load.kill()
             return
-        stop, total_s = self.clock(), self.plan.drill.load.total_timeout_s
         died = self._load.poll()
+        stop = self.clock() if died is not None else self._load.stop()
         self.recorder.event(LOAD_STOP, at_ns=stop)
         if died is None:
-            self._load.stop(stop)
-            died = self._load.wait_drained(timeout_s=total_s + 10.0)
+            died = self._load.wait_drained(timeout_s=self.plan.drill.load.total_timeout_s + DRAIN_SPARE_S)
         if died is None:
             self.recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=self.clock())
         else:
