@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from typing import Final
 
 import aiohttp
@@ -197,11 +197,11 @@ class Gateway:
     ) -> tuple[web.StreamResponse, str]:
         response = web.StreamResponse(status=upstream.status, headers=headers)
         response.enable_chunked_encoding()
-        await response.prepare(request)
         try:
+            await _to_client(response.prepare(request))
             async for chunk in upstream.content.iter_any():
-                await _write(response, chunk)
-            await _write(response, b"", end=True)
+                await _to_client(response.write(chunk))
+            await _to_client(response.write_eof())
             return response, str(upstream.status)
         except _ClientLeft:
             return response, "499"
@@ -251,10 +251,10 @@ class _ClientLeft(Exception):
     """The client closed its connection while we wrote to it."""
 
 
-async def _write(response: web.StreamResponse, chunk: bytes, *, end: bool = False) -> None:
+async def _to_client(writing: Awaitable[object]) -> None:
     try:
-        await (response.write_eof() if end else response.write(chunk))
-    except ConnectionError as error:  # ours, not the replica's
+        await writing
+    except ConnectionError as error:  # the client's connection, not the replica's
         raise _ClientLeft from error
 
 
