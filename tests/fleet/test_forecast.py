@@ -1,0 +1,135 @@
+"""Forecast: who fits, by priority and exactly; seconds by bytes and bandwidth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fleet import fleets
+from fleet.forecast import Flow, fair_finish_s, forecast, placements_planned
+from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
+from history.errors import UsageError
+from history.records import Placement
+
+MIB = 1024 * 1024
+
+
+def two_stores(link: float = 0.0) -> FleetSpec:
+    stores = (StoreSpec("a", 100.0, "amber"), StoreSpec("out", 50.0))
+    return replace(fleets.micro(), stores=stores, links=(LinkSpec("a", link),) if link else ())
+
+
+@pytest.mark.parametrize("victim", fleets.CLUSTERS)
+def test_with_headroom_whatever_one_cluster_loses_fits(victim: str) -> None:
+    spec = fleets.three_clusters(headroom=1)
+    found = forecast(spec, placements_planned(spec), victim)
+    assert found.fits
+    assert 0 < found.gpus_needed <= found.gpus_free
+
+
+def test_without_headroom_cobalt_cannot_be_replaced() -> None:
+    spec = fleets.three_clusters(headroom=0)
+    found = forecast(spec, placements_planned(spec), "cobalt")
+    assert not found.fits
+    out = [row for row in found.models if not row.fits]
+    assert [row.model for row in out] == ["ft-davinci"]
+    assert "needs 4 GPU(s) on one node" in out[0].reason
+    assert "jade-n2 2" in out[0].reason
+    assert out[0].reload_s is None
+    lost_and_fits = [row for row in found.models if row.fits and row.replicas_lost]
+    assert len(lost_and_fits) >= 4
+    assert (found.gpus_needed, found.gpus_free) == (14, 12)
+
+
+def test_planned_placements_follow_homes_and_gpus() -> None:
+    spec = fleets.three_clusters()
+    planned = placements_planned(spec)
+    assert len(planned) == sum(model.replicas for model in spec.models)
+    gpus = {model.name: model.gpus for model in spec.models}
+    for cluster in spec.clusters:
+        for node in cluster.nodes:
+            assert sum(gpus[p.model] for p in planned if p.node == node.name) <= node.gpus
+    for model in spec.models:
+        assert tuple(p.cluster for p in planned if p.model == model.name) == model.homes[: model.replicas]
+
+
+def test_models_without_a_home_are_spread() -> None:
+    spec = replace(fleets.micro(), models=(ModelSpec("chat", "chat", "base", MIB, 1, 3, share=1.0),))
+    assert {p.cluster for p in placements_planned(spec)} == set(fleets.CLUSTERS)
+
+
+def test_the_victim_must_be_a_cluster_and_models_must_be_known() -> None:
+    spec = fleets.micro()
+    with pytest.raises(UsageError, match="'ruby'"):
+        forecast(spec, (), "ruby")
+    with pytest.raises(UsageError, match="gpt"):
+        forecast(spec, (Placement("gpt", "jade", "jade-n1", "gpt-1"),), "jade")
+
+
+def test_priority_decides_who_gets_the_last_gpus() -> None:
+    nodes = tuple(ClusterSpec(name, (NodeSpec(f"{name}-n1", 3),)) for name in ("amber", "cobalt"))
+    low = ModelSpec("low", "chat", "base", MIB, 2, 1, priority=1, share=0.5, homes=("cobalt",))
+    high = ModelSpec("high", "chat", "base", MIB, 1, 1, priority=9, share=0.5, homes=("cobalt",))
+    keep = ModelSpec("keep", "chat", "base", MIB, 1, 1, homes=("amber",))
+    spec = FleetSpec("two", nodes, (low, high, keep), (StoreSpec("s", 1e6),))
+    spec = replace(spec, clusters=(ClusterSpec("amber", (NodeSpec("amber-n1", 2),)), nodes[1]))
+    rows = {row.model: row for row in forecast(spec, placements_planned(spec), "cobalt").models}
+    assert rows["high"].fits
+    assert not rows["low"].fits
+    assert rows["keep"].replicas_lost == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 2), st.integers(0, 3)), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_what_is_said_to_fit_has_room(raw: list[tuple[int, int, int]]) -> None:
+    models = tuple(
+        ModelSpec(f"m{i}", "chat", "base", MIB, gpus, replicas, priority, homes=("cobalt",))
+        for i, (gpus, replicas, priority) in enumerate(raw)
+    )
+    clusters = (
+        ClusterSpec("amber", (NodeSpec("amber-n1", 3), NodeSpec("amber-n2", 2))),
+        ClusterSpec("cobalt", (NodeSpec("cobalt-n1", 99),)),
+    )
+    spec = FleetSpec("two", clusters, models, (StoreSpec("s", 1e6),))
+    found = forecast(spec, placements_planned(spec), "cobalt")
+    gpus = {model.name: model.gpus for model in models}
+    assert sum(row.replicas_placeable * gpus[row.model] for row in found.models) <= found.gpus_free == 5
+    assert all(row.fits == (row.replicas_placeable == row.replicas_lost) for row in found.models)
+    assert found.fits == all(row.fits for row in found.models)
+
+
+def test_seconds_are_bytes_over_bandwidth() -> None:
+    spec = two_stores()
+    assert fair_finish_s(spec, [Flow("m", "amber", "a", 200)]) == {"m": pytest.approx(2.0)}
+    equal = [Flow("m", "amber", "a", 100), Flow("m", "jade", "a", 100), Flow("n", "jade", "a", 100)]
+    assert fair_finish_s(spec, equal)["n"] == pytest.approx(3.0)
+
+
+def test_a_short_flow_ends_before_a_long_one_and_leaves_it_the_bandwidth() -> None:
+    done = fair_finish_s(two_stores(), [Flow("short", "amber", "a", 50), Flow("long", "amber", "a", 150)])
+    assert done == {"short": pytest.approx(1.0), "long": pytest.approx(2.0)}
+
+
+def test_the_cross_cluster_link_is_narrower_and_leaves_the_rest_to_others() -> None:
+    done = fair_finish_s(two_stores(link=10.0), [Flow("far", "jade", "a", 10), Flow("near", "amber", "a", 90)])
+    assert done == {"far": pytest.approx(1.0), "near": pytest.approx(1.0)}
+
+
+def test_stores_do_not_share_their_egress() -> None:
+    done = fair_finish_s(two_stores(), [Flow("m", "amber", "a", 100), Flow("n", "amber", "out", 50)])
+    assert done == {"m": pytest.approx(1.0), "n": pytest.approx(1.0)}
+
+
+def test_reload_is_at_least_all_bytes_over_egress_and_peers_make_it_free() -> None:
+    spec = fleets.three_clusters()
+    planned = placements_planned(spec)
+    rows = forecast(spec, planned, "cobalt").models
+    total = sum(row.reload_bytes for row in rows)
+    assert max(row.reload_s or 0 for row in rows) == pytest.approx(total / spec.stores[0].egress_bytes_s)
+    peers = fleets.three_clusters(switches=Switches(peer_fetch=True))
+    with_peers = {row.model: row for row in forecast(peers, planned, "cobalt").models}
+    assert with_peers["chat-large"].reload_bytes == 0
+    assert with_peers["ft-davinci"].reload_bytes == 32 * MIB
