@@ -111,7 +111,7 @@ def relapses(t: Ints, bad: Bools, ratio: float) -> tuple[Span, ...]:
         return ()
     sizes = _scan_sizes(count)
     widest = _widest_windows(sizes, count, 1.0 - ratio, RELAPSE_P / (count * max(len(sizes), 1)))
-    spans: list[NDArray[np.int64]] = []
+    found: tuple[Span, ...] = ()
     for size, width in zip(sizes, widest, strict=True):
         if size > len(where) or width < size:
             continue
@@ -119,11 +119,12 @@ def relapses(t: Ints, bad: Bools, ratio: float) -> tuple[Span, ...]:
         ahead = np.searchsorted(t, t[left] + BLIP_NS, side="left") - left
         behind = right + 1 - np.searchsorted(t, t[right] - BLIP_NS, side="right")
         hit = np.maximum(np.maximum(right - left + 1, ahead), behind) <= width
-        spans.append(np.stack([left[hit], right[hit]], axis=1))
-    merged = _merged(np.concatenate(spans)) if spans else ()
-    if not merged and special.bdtrc(len(where) - 1, count, 1.0 - ratio) < RELAPSE_P:
+        spans = np.stack([left[hit], right[hit]], axis=1)
+        # Wide windows add only what narrow ones did not explain: two short relapses are not one long one.
+        found = _merged(np.concatenate([np.array(found, np.int64).reshape(-1, 2), _apart(spans, found)]))
+    if not found and special.bdtrc(len(where) - 1, count, 1.0 - ratio) < RELAPSE_P:
         return ((int(where[0]), int(where[-1])),)
-    return merged
+    return found
 
 
 def _scan_sizes(count: int) -> list[int]:
@@ -143,6 +144,15 @@ def _widest_windows(sizes: list[int], count: int, bad_ratio: float, alpha: float
         rare = special.bdtrc(k - 1, np.maximum(middle, k), bad_ratio) < alpha
         low, high = np.where(rare, middle, low), np.where(rare, high, middle - 1)
     return np.where(low >= k, low, 0).astype(np.int64)
+
+
+def _apart(spans: NDArray[np.int64], kept: tuple[Span, ...]) -> NDArray[np.int64]:
+    """Those spans that touch none of the kept ones (sorted, disjoint)."""
+    if not kept:
+        return spans
+    ends = np.array([end for _, end in kept], np.int64)
+    starts = np.append(np.array([start for start, _ in kept], np.int64), np.iinfo(np.int64).max)
+    return spans[starts[np.searchsorted(ends, spans[:, 0], side="left")] > spans[:, 1]]
 
 
 def _merged(spans: NDArray[np.int64]) -> tuple[Span, ...]:

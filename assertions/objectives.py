@@ -135,9 +135,15 @@ def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> M
     if found.unaffected:
         enough = found.ops >= needed
         evidence = f"none of {found.ops:,} ops in the fault window was bad"
+        if found.bad or found.unknown:
+            evidence = (
+                f"{found.bad:,} bad and {found.unknown:,} unknown of {found.ops:,} ops in the fault window: "
+                f"held {spec.ratio} from the injection on, no more failures than chance gives"
+            )
         if not enough:
             evidence += f"; {needed} are needed to prove {spec.ratio}"
-        return Measure((0.0, 0.0), evidence, "no bad op", None if enough else "unknown")
+        text = "no bad op" if not found.bad else "never fell"
+        return Measure((0.0, 0.0), evidence, text, None if enough else "unknown")
     bounds: Interval | None = getattr(found, which)
     text = in_words(bounds, "s")
     if found.relapsed:

@@ -22,7 +22,9 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Recovery:
-    """Seconds since the injection. ``service_back``/``recovered`` are None only for the unaffected.
+    """Seconds since the injection. ``unaffected``: it never fell (see ``_never_fell``).
+
+    ``service_back``/``recovered`` are None only for the unaffected.
 
     ``relapsed`` holds for every reading of the unknown ops, ``maybe_relapsed`` for some. ``first_bad_s``,
     ``hold_start_s`` and ``certified_s`` are of the worst reading and place the windows. ``service_op`` is the index
@@ -58,13 +60,13 @@ def recovery(load: Load, rows: Rows, ratio: float) -> Recovery:
     state, t = load.state[rows], load.ops.t_intended[rows]
     known_bad, maybe_bad = state == BAD, state != 0
     base = Recovery(ratio, False, ops=len(rows), bad=int(known_bad.sum()), unknown=int((state == UNKNOWN).sum()))
-    if not maybe_bad.any():
+    if _never_fell(t, maybe_bad, load.struck[rows], ratio):
         return replace(base, unaffected=True)
-    surely_affected = bool(known_bad.any())
+    surely_affected = bool(known_bad.any()) and not _never_fell(t, known_bad, load.struck[rows], ratio)
     # The outage starts with the first bad op. Where unknown ops come before it, the earliest reading gives the
     # low ends and the latest the high ends: for a fixed start, more bad ops only ever date a hold later.
     earliest = int(np.argmax(maybe_bad))
-    latest = int(np.argmax(known_bad)) if surely_affected else int(np.flatnonzero(maybe_bad)[-1])
+    latest = int(np.argmax(known_bad)) if known_bad.any() else int(np.flatnonzero(maybe_bad)[-1])
     worst = certified_holds(t, maybe_bad, latest, ratio)
     best = worst if not base.unknown else certified_holds(t, known_bad, earliest, ratio)
     sure, maybe = _relapse(t, known_bad, maybe_bad, best, worst, ratio)
@@ -72,7 +74,7 @@ def recovery(load: Load, rows: Rows, ratio: float) -> Recovery:
     shown = high or (worst[0] if worst else None)
     low_s = _low_s(load.edges, t, known_bad, best, surely_affected)
     edges = load.edges
-    first_bad = int(np.argmax(known_bad if surely_affected else maybe_bad))
+    first_bad = int(np.argmax(known_bad if known_bad.any() else maybe_bad))
     return replace(
         base,
         service_back=(low_s, _first_byte_s(load, rows, high)),
@@ -86,6 +88,23 @@ def recovery(load: Load, rows: Rows, ratio: float) -> Recovery:
         relapse_spans=tuple((edges.seconds(t[i]), edges.seconds(t[j])) for i, j in sure),
         service_op=-1 if shown is None else int(rows[shown.start]),
     )
+
+
+def _never_fell(t: Ints, bad: Bools, struck: Bools, ratio: float) -> bool:
+    """No bad op; or a hold that begins with the injection and only such failures after it as chance gives.
+
+    Without the second part one background failure 40 s after the injection would date the "recovery" of a model that
+    never stopped serving at 40 s.
+    """
+    if not bad.any():
+        return True
+    if (bad & struck).any():
+        return False
+    holds = certified_holds(t, bad, -1, ratio)
+    if not holds or holds[0].start != 0 or not holds[0].sustained:
+        return False
+    after = holds[0].certified + 1
+    return not relapses(t[after:], bad[after:], ratio)
 
 
 def _relapse(

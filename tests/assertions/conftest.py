@@ -217,13 +217,22 @@ class Script:
         return made
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script() -> Script:
-    """40 s of baseline and fault, 10 s of failback at 120 rps; nothing fails until told."""
+    """10 s of baseline, 30 s of fault, 10 s of failback at 120 rps; nothing fails until told. Immutable."""
     return Script()
 
 
-def objective(indicator: str, limit: float = 10.0, **fields: Any) -> ObjectiveSpec:
+Objective = Callable[..., ObjectiveSpec]
+
+
+@pytest.fixture(scope="session")
+def objective() -> Objective:
+    """Makes an objective with sensible defaults."""
+    return make_objective
+
+
+def make_objective(indicator: str, limit: float = 10.0, **fields: Any) -> ObjectiveSpec:
     """An objective with sensible defaults."""
     given: dict[str, Any] = {"name": indicator, "indicator": indicator, "scope": "fleet", "window": "fault"}
     given |= {"limit": limit, "unit": "s"}
