@@ -198,14 +198,13 @@ class ModelServer:
         if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
             tier, self._first_tier = self._first_tier, ""
         headers = {"x-served-by": self._place, "x-weights": tier}
-        if self.draining:
-            headers["x-draining"] = "1"
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
         if question.stream:
             return await self._stream(request, question, answer, headers, start_ns)
         tokens_s = 0.0 if question.kind == EMBEDDING else question.tokens * self._config.token_seconds
         await asyncio.sleep(self._config.first_token_seconds + tokens_s)
         response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
+        self._mark_draining(response)
         first_ns = now_ns()
         await response.prepare(request)
         await response.write_eof()
@@ -225,6 +224,7 @@ class ModelServer:
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
             due_ns += round(config.token_seconds * NS_PER_S)
             if not first_ns:
+                self._mark_draining(response)
                 first_ns = now_ns()
                 await response.prepare(request)  # headers leave with the first token
             await response.write(chunk)
@@ -232,6 +232,10 @@ class ModelServer:
         await response.write_eof()
         self._done(question, start_ns, first_ns)
         return response
+
+    def _mark_draining(self, response: web.StreamResponse) -> None:
+        if self.draining:
+            response.headers["x-draining"] = "1"
 
     def _done(self, question: Question, start_ns: int, first_ns: int) -> None:
         done_ns = now_ns()
