@@ -16,7 +16,7 @@ from reports.facts import budget_of, lost_of, objective_of, recovered_of, worst_
 from reports.strips import Axis, Drawing
 from reports.tables import Table
 from reports.timeline import Post
-from reports.words import GLYPHS, NONE, count, interval, listed, measure, one_line, seconds, span
+from reports.words import GLYPHS, NONE, block, count, interval, listed, measure, one_line, seconds, span
 
 MAX_STRIPS = 15
 MAX_WORST_IN_CLASS = 3
@@ -137,7 +137,7 @@ def build(run: Run, result: Result, drill_text: str, history_sha256: str) -> Pag
         steady=tables.steady_state(load, result),
         method=_method(run),
         environment=_environment(run, result),
-        drill_text=drill_text[:MAX_DRILL_CHARS],
+        drill_text=block(drill_text, MAX_DRILL_CHARS),
         drill_cut=f"{cut:,} more characters are in drill.py." if cut > 0 else "",
         rerun=one_line(shlex.join(run.header.command_line), 2000),
         history_sha256=history_sha256,

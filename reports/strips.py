@@ -18,7 +18,9 @@ from reports.words import interval, seconds
 
 WIDE_PX = 820
 NARROW_PX = 340
-_CHAR_PX = 6.3
+_CHAR_PX = 6.6
+_BOLD = 1.14
+"""How much wider a bold label is; widths are those of DejaVu Sans, the widest common fallback."""
 _PAD_PX = 10.0
 _BAR_Y, _BAR_H = 3.0, 17.0
 _LANE_Y = 33.0
@@ -74,7 +76,7 @@ class _Label:
 
     @property
     def width(self) -> float:
-        return len(self.text) * _CHAR_PX
+        return len(self.text) * _CHAR_PX * (_BOLD if self.tone in ("strong", "bad") else 1.0)
 
 
 def axis_for(

@@ -132,6 +132,12 @@ def one_line(text: str, limit: int = 200) -> str:
     return flat if len(flat) <= limit else flat[: limit - 1] + "…"
 
 
+def block(text: str, limit: int) -> str:
+    """Text of several lines made safe to show: line ends are \\n, other control and bidi characters become U+FFFD."""
+    plain = text[:limit].replace("\r\n", "\n")
+    return _CONTROL.sub(lambda found: "".join(c if c in "\n\t" else "\ufffd" for c in found[0]), plain)
+
+
 def listed(names: Iterable[str], limit: int = 5) -> str:
     """Names for a sentence: "a, b and c", "a, b, c and 4 more"."""
     all_names = [one_line(name, 60) for name in names]

@@ -179,10 +179,8 @@ def _at(seconds: float) -> int:
 
 
 def _event(kind: str, seconds: float, source: str = ops.RUNNER, **more: Any) -> Op:
-    return Op(
-        source=source, process=source, kind=kind, t_intended=_at(seconds), t_sent=_at(seconds), t_done=_at(seconds + 0.02),
-        outcome="ok", **more,
-    )  # fmt: skip
+    at, done = _at(seconds), _at(seconds + 0.02)
+    return Op(source=source, process=source, kind=kind, t_intended=at, t_sent=at, t_done=done, outcome="ok", **more)
 
 
 def _events(world: _World) -> list[Op]:
@@ -211,7 +209,7 @@ def _events(world: _World) -> list[Op]:
 def _prometheus(world: _World) -> list[Op]:
     seconds = np.arange(-KILL_S, world.seconds - KILL_S)
 
-    def series(values: NDArray[np.float64], keep: NDArray[np.bool_] | None = None, **labels: str) -> dict[str, Any]:
+    def series(values: NDArray[Any], keep: NDArray[np.bool_] | None = None, **labels: str) -> dict[str, Any]:
         rows = keep if keep is not None else np.ones(len(seconds), np.bool_)
         t_ns = [_at(float(t)) for t in seconds[rows]]
         return {"labels": labels, "t_ns": t_ns, "values": [float(v) for v in values[rows]]}
@@ -227,12 +225,12 @@ def _prometheus(world: _World) -> list[Op]:
         ],
         "cache_requests": [
             series(40 + 10 * ramp, cluster="amber", tier="local", result="hit"),
-            series(10 + 8 * ramp, cluster="jade", tier="peer", result="hit"),
+            series(10 + 8 * ramp, cluster="jade", tier="peer", result="miss"),
             series(12 + 30 * ramp, cluster="amber", tier="store", result="miss"),
         ],
         "gpus_allocated": [
-            series(10 + 4 * (ramp > 0.1), cluster="amber"),
-            series(9 + 4 * (ramp > 0.1), cluster="jade"),
+            series(10.0 + 4 * (ramp > 0.1), cluster="amber"),
+            series(9.0 + 4 * (ramp > 0.1), cluster="jade"),
             series(np.full(len(seconds), 10.0), alive, cluster="cobalt"),
         ],
     }
@@ -281,7 +279,8 @@ def _recovery(outage: float, group: str, sent: int, bad: int, unknown: int, gap:
         )  # fmt: skip
     high = outage + gap
     return ModelRecovery(
-        0.92, 1.12, 1.3, round(outage - 0.5, 3), round(outage - 0.25, 3), 0.31 + 0.01 * outage, (outage, high - gap / 3),
+        0.92, 1.12, 1.3, round(outage - 0.5, 3), round(outage - 0.25, 3), 0.31 + 0.01 * outage,
+        (outage, high - gap / 3),
         (outage, high), round(high + 4, 3), round(BACK_S - KILL_S + 5, 3), False, hold_certified_s=round(high + 3, 3),
         model_class=group, victims=1, sent=sent, bad=bad, unknown=unknown, failback_bad=0,
         bounds={"weights": (outage - 0.6, outage - 0.5), "detected": (0.88, 0.92)},
@@ -296,20 +295,20 @@ def _result(world: _World, run: Run, outcome: Outcome) -> Result:
     models = {}
     for i, name in enumerate(world.names):
         mine = in_fault & load.model.where(name)
-        tally = (int(np.count_nonzero(mine & m)) for m in (np.ones_like(mine), fail, unknown))
-        models[name] = _recovery(float(world.outage_s[i]), world.classes[i], *tally, gap)
+        sent, bad, lost_ = (int(np.count_nonzero(mine & m)) for m in (mine, fail, unknown))
+        models[name] = _recovery(float(world.outage_s[i]), world.classes[i], sent, bad, lost_, gap)
     classes = {}
     for group in dict.fromkeys(world.classes):
         members = [m for m in models.values() if m.model_class == group]
         worst = max(
             members,
-            key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0,
+            key=_end,
         )
         totals = {k: sum(getattr(m, k) for m in members) for k in ("sent", "bad", "unknown", "victims")}
         classes[group] = replace(worst, model_class="", unplaceable="", **totals)
     everything = max(
         classes.values(),
-        key=lambda m: np.inf if m.recovered_s and m.recovered_s[1] is None else (m.recovered_s or (0, 0))[1] or 0,
+        key=_end,
     )
     lost, total = int(np.count_nonzero(fail & in_fault)), len(load)
     fleet = replace(everything, sent=int(in_fault.sum()), bad=lost, first_success_s=0.012, ratio=0.99)
@@ -336,6 +335,13 @@ def _result(world: _World, run: Run, outcome: Outcome) -> Result:
         forecast=tuple(ForecastRow(n, True, bool(np.isfinite(world.outage_s[i])), 2.0, 2.4 + 0.1 * i, 1.2 + 0.05 * i)
                        for i, n in enumerate(world.names[:6])),
     )  # fmt: skip
+
+
+def _end(model: ModelRecovery) -> float:
+    """When it recovered; never counts as the latest."""
+    if model.recovered_s is None:
+        return 0.0
+    return np.inf if model.recovered_s[1] is None else model.recovered_s[1]
 
 
 def _headline(outcome: Outcome, fleet: ModelRecovery, world: _World) -> str:
@@ -370,7 +376,7 @@ def _objectives(
         text: str,
         **more: Any,
     ) -> ObjectiveResult:
-        low, high = bounds if bounds else (0.0, 0.0)
+        high = bounds[1] if bounds else 0.0
         verdict = "fail" if high is None or high > limit else "pass"
         if outcome == "unknown" and name == "recovered":
             verdict = "unknown"
@@ -408,4 +414,6 @@ def _validity(total: int, outcome: Outcome) -> Validity:
         Check("nothing dropped", "unknown" if dropped else "pass", f"{dropped:,} of {total:,} dropped (limit 0.1 %)"),
         Check("send lag", "pass", "p99 1.4 ms (limit 20 ms)"),
     )
-    return Validity(total, total - dropped, dropped, 0, 0, dropped, 0, 0.4, 1.4, 6.2, 1.5, 1 - dropped / total, checks)
+    return Validity(
+        total, total - dropped, dropped, 0, 0, dropped, 0, 0.4, 1.4, 6.2, 1.5, 1 - dropped / max(total, 1), checks
+    )

@@ -1,0 +1,198 @@
+"""report.html: the same bytes for the same history, small for any length, inert for hostile text, true figures."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from history.rundir import RunDirectory, write_atomic
+from reports import bokehdoc, html, write_all
+
+_SCRIPT = """
+import hashlib, importlib.util, sys
+spec = importlib.util.spec_from_file_location("blackstart_reports_sample", {path!r})
+sample = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = sample
+spec.loader.exec_module(sample)
+from reports import html, junit, summary
+s = sample.build("fail")
+for data in (html.render(s.run, s.result, s.drill_text), junit.render(s.result), summary.render(s.run, s.result)):
+    print(hashlib.sha256(data).hexdigest())
+"""
+
+
+class _Text(HTMLParser):
+    """Text and tags outside script and style."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._skip = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._skip += tag in ("script", "style")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._skip -= tag in ("script", "style")
+
+    def handle_data(self, data: str) -> None:
+        if not self._skip:
+            self.text.append(data)
+
+
+def parse(page: bytes) -> tuple[list[tuple[str, dict[str, str | None]]], str]:
+    parser = _Text()
+    parser.feed(page.decode())
+    return parser.tags, re.sub(r"\s+", " ", " ".join(parser.text))
+
+
+def test_the_same_history_gives_the_same_bytes(sample: ModuleType) -> None:
+    first, second = sample.build(), sample.build()
+    one = html.render(first.run, first.result, first.drill_text)
+    two = html.render(second.run, second.result, second.drill_text)
+    assert one == two
+
+
+def test_another_process_with_another_hash_seed_gives_the_same_bytes() -> None:
+    script = _SCRIPT.format(path=str(Path(__file__).with_name("sample.py")))
+    root = Path(__file__).parents[2]
+
+    def run(seed: str) -> str:
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "BOKEH_SIMPLE_IDS": "no" if seed == "2" else "yes"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, cwd=root, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    assert run("1") == run("2")
+    assert len(run("3").split()) == 3
+
+
+def test_another_history_gives_other_bytes(sample: ModuleType) -> None:
+    one, two = sample.build(seed=41), sample.build(seed=42)
+    assert html.render(one.run, one.result, "") != html.render(two.run, two.result, "")
+
+
+def test_the_page_stays_small_with_300_000_ops(sample: ModuleType) -> None:
+    big = sample.build(rate_rps=1500, seconds=200)
+    assert len(big.run.load) == 300_000
+    page = html.render(big.run, big.result, big.drill_text)
+    assert len(page) <= html.MAX_BYTES
+    _, text = parse(page)
+    drawn = re.search(r"Dots: ([\d,]+) of 300,000 sends", text)
+    assert drawn is not None
+    assert 2_000 <= int(drawn[1].replace(",", "")) <= 8_000
+
+
+def test_the_page_stays_small_with_hundreds_of_models_and_a_long_drill(sample: ModuleType) -> None:
+    many = sample.many_fine_tunes(1200)
+    page = html.render(many.run, many.result, "x = '<&>'\n" * 100_000)
+    assert len(page) <= html.MAX_BYTES
+    _, text = parse(page)
+    assert "1,202 models: one strip a class" in text
+    assert "more characters are in drill.py" in text
+
+
+def test_hostile_text_is_inert(sample: ModuleType) -> None:
+    evil = sample.hostile()
+    page = html.render(evil.run, evil.result, evil.drill_text)
+    tags, text = parse(page)
+    assert [attrs for tag, attrs in tags if tag == "img"] == []
+    assert sum(tag == "script" for tag, _ in tags) == 3
+    assert all(not name.startswith("on") for _, attrs in tags for name in attrs)
+    assert "<script>alert(1)</script>" in text  # shown as text
+    assert b"\x00" not in page
+    assert "\u202e" not in text
+
+
+def test_everything_is_inside_the_one_file(sample: ModuleType) -> None:
+    good = sample.build()
+    tags, _ = parse(html.render(good.run, good.result, ""))
+    assert all(not {"src", "href"} & set(attrs) for tag, attrs in tags)
+    policy = next(a["content"] for t, a in tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; script-src 'unsafe-inline'")
+
+
+def test_the_ten_second_line(sample: ModuleType) -> None:
+    good = sample.build()
+    _, text = parse(html.render(good.run, good.result, ""))
+    lost, sent = good.result.totals.lost, good.result.totals.sent
+    high = good.result.fleet.recovered_s[1]
+    assert "✓ PASS" in text
+    assert f"recovered in {high:.2f} s of 10 s" in text
+    assert f"{lost:,} of {sent:,} ({100 * lost / sent:.1f} %)" in text
+    assert f"budget spent {100 * lost / 400:.0f} %" in text
+    assert good.result.headline in text
+
+
+def test_a_fail_names_its_reason_and_playbook(sample: ModuleType) -> None:
+    bad = sample.build("fail")
+    _, text = parse(html.render(bad.run, bad.result, ""))
+    assert "✗ FAIL" in text
+    assert bad.result.reasons[0] in text
+    assert "Playbook: docs/playbooks/headroom.md" in text
+    assert "not recovered after 40.0 s, limit 10 s" in text
+
+
+def test_an_unknown_says_why(sample: ModuleType) -> None:
+    unsure = sample.build("unknown")
+    _, text = parse(html.render(unsure.run, unsure.result, ""))
+    assert "? UNKNOWN" in text
+    assert unsure.result.reasons[0] in text
+
+
+@pytest.mark.parametrize(("prometheus", "said"), [(False, "No Prometheus ran."), (True, "Weights loaded since")])
+def test_without_prometheus_a_sentence_stands_instead_of_the_chart(
+    sample: ModuleType, prometheus: bool, said: str
+) -> None:
+    made = sample.build(prometheus=prometheus)
+    page = html.render(made.run, made.result, "")
+    _, text = parse(page)
+    assert said in text
+    assert (b'id="chart-gpus"' in page) == prometheus
+
+
+def test_a_run_in_which_nothing_was_sent_still_has_a_page(sample: ModuleType) -> None:
+    empty = sample.build(seconds=0.001, rate_rps=10)
+    _, text = parse(html.render(empty.run, empty.result, ""))
+    assert "Nothing was sent, so there is nothing to draw." in text
+
+
+def test_ids_do_not_depend_on_what_bokeh_made_before() -> None:
+    from bokeh.plotting import figure
+
+    def one() -> str:
+        fig = figure(height=100)
+        fig.line([0, 1], [1, 2])
+        return bokehdoc.document_json({"here": fig})
+
+    first = one()
+    figure(height=10)
+    assert one() == first
+    assert '"roots":{"b' in first
+
+
+def test_write_all_writes_three_files_and_hashes_the_history(sample: ModuleType, tmp_path: Path) -> None:
+    made = sample.build()
+    directory = RunDirectory(tmp_path / "run")
+    write_atomic(directory.history, b"the history")
+    write_atomic(directory.drill, b"drill = 'of this run'\n")
+    paths = write_all(made.run, made.result, directory)
+    assert [path.name for path in paths] == ["report.html", "junit.xml", "summary.md"]
+    _, text = parse(paths[0].read_bytes())
+    assert hashlib.sha256(b"the history").hexdigest() in text
+    assert "drill = 'of this run'" in text
+    assert not list(directory.path.glob("*.part"))
+    before = [path.read_bytes() for path in paths]
+    assert [path.read_bytes() for path in write_all(made.run, made.result, directory)] == before

@@ -1,0 +1,270 @@
+"""The parts of the page: words, bins, thinning, strips, Prometheus series, findings, timeline, view-model."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from assertions import analyze
+from assertions.result import ModelRecovery, WindowSpan
+from reports import (
+    chartset,
+    facts,
+    findings,
+    html,
+    junit,
+    metrics,
+    page,
+    series,
+    strips,
+    summary,
+    tables,
+    timeline,
+    words,
+)
+from reports.metrics import Series
+
+
+def recovery(**more: object) -> ModelRecovery:
+    base = ModelRecovery(
+        0.9, 1.1, 1.3, 4.0, 4.3, 0.3, (5.0, 5.2), (5.0, 5.3), 8.0, 9.0, False, hold_certified_s=8.5, sent=200, bad=20
+    )
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0.00 s"), (9.994, "9.99 s"), (9.996, "10.0 s"), (99.96, "100 s"), (620, "10 min 20 s"),
+     (-20.0, "-20.0 s"), (43200, "12 h 00 min")],
+)  # fmt: skip
+def test_seconds(value: float | None, text: str) -> None:
+    assert words.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("bounds", "text"),
+    [(None, "–"), ((60.0, None), "> 60.0 s"), ((5.9, 6.21), "5.90–6.21 s"), ((9.9, 10.2), "9.9–10.2 s"),
+     ((2.0, 2.0), "2.00 s"), ((590.0, 640.0), "590 s – 10 min 40 s")],
+)  # fmt: skip
+def test_interval(bounds: tuple[float, float | None] | None, text: str) -> None:
+    assert words.interval(bounds) == text
+
+
+def test_shares_never_round_to_nothing_or_to_all() -> None:
+    assert words.percent(1, 100_000) == "< 0.1 %"
+    assert words.percent(99_999, 100_000) == "> 99.9 %"
+    assert words.percent(0, 10) == "0 %"
+    assert words.percent(10, 10) == "100 %"
+    assert words.percent(1, 0) == "–"
+
+
+def test_one_line_removes_what_can_break_a_line() -> None:
+    assert words.one_line("a\r\n\tb\x00c\u2028d\u202ee") == "a b c d e"
+    assert words.one_line("x" * 300, 10) == "x" * 9 + "…"
+
+
+def test_quantiles_are_nearest_rank() -> None:
+    rng = np.random.default_rng(5)
+    index, values = rng.integers(0, 7, 500), rng.random(500)
+    index[index == 3] = 4  # an empty bin
+    found = series.quantiles(index.astype(np.intp), values, 7)
+    for percentile, got in zip((50, 95, 99), found, strict=True):
+        for i in range(7):
+            mine = np.sort(values[index == i])
+            if not len(mine):
+                assert np.isnan(got[i])
+                continue
+            assert got[i] == mine[-(-percentile * len(mine) // 100) - 1]
+
+
+def test_bins_hold_every_send_and_split_at_the_injection(sample: ModuleType) -> None:
+    run = sample.build().run
+    load = series.read_load(run, series.origin_ns(run))
+    bins = series.bin_load(load)
+    assert len(bins) <= series.MAX_BINS
+    assert 0.0 in bins.edges_s
+    assert bins.offered.sum() == len(load)
+    assert np.array_equal(bins.good + bins.bad + bins.unknown, bins.offered)
+    assert bins.bad[bins.left_s < 0].sum() == 0
+
+
+def test_an_ok_answer_after_the_limit_is_bad(sample: ModuleType) -> None:
+    run = sample.build().run
+    slow = run.load.t_intended + 501_000_000
+    object.__setattr__(run, "load", replace(run.load, t_done=slow))
+    load = series.read_load(run, series.origin_ns(run))
+    assert not load.good.any()
+    assert load.bad[load.ok].all()
+
+
+def test_thinning_keeps_the_edges_whole_and_the_slowest(sample: ModuleType) -> None:
+    run = sample.build(rate_rps=300).run
+    load = series.read_load(run, series.origin_ns(run))
+    rows, thinning = series.thin(load, (0.0, 40.0))
+    assert thinning.edges_in_full
+    assert thinning.total == len(load)
+    ended = np.isfinite(load.latency_ms)
+    near = np.flatnonzero(ended & ((np.abs(load.x_s) <= 2) | (np.abs(load.x_s - 40) <= 2)))
+    assert set(near) <= set(rows)
+    assert len(rows) <= series.MAX_DOTS_AT_EDGES + series.MAX_DOTS_ELSEWHERE
+    assert np.nanargmax(load.latency_ms) in rows
+    assert len(np.unique(rows)) == len(rows)
+
+
+def _boxes(markup: str) -> list[tuple[float, float, float, float]]:
+    boxes = []
+    for text in ET.fromstring(markup).iter("text"):
+        if not text.attrib.get("class", "").startswith("label"):
+            continue
+        x, y, width = float(text.attrib["x"]), float(text.attrib["y"]), len(text.text or "") * 6.6
+        boxes.append((x, x + width, y - 11, y + 3))
+    return boxes
+
+
+@pytest.mark.parametrize("end", [3.0, 5.3, 30.0, 300.0])
+def test_labels_of_a_strip_never_overlap_and_stay_inside(end: float) -> None:
+    one = recovery(
+        recovered_s=(end - 1, end), service_back_s=(end - 2, end - 1.5), warm_s=end + 0.1, hold_certified_s=end
+    )
+    axis = strips.axis_for([one], 10.0, 60.0, 40.0)
+    drawn = strips.strip("m", one, axis)
+    for markup, width in ((drawn.wide, strips.WIDE_PX), (drawn.narrow, strips.NARROW_PX)):
+        boxes = _boxes(markup)
+        assert len(boxes) >= 3
+        for i, a in enumerate(boxes):
+            assert a[0] >= 0
+            assert a[1] <= width + 1
+            for b in boxes[i + 1 :]:
+                assert a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2]
+
+
+def test_a_strip_says_what_it_shows() -> None:
+    axis = strips.Axis(10.0)
+    assert "unaffected: no bad answer among 200 sends" in strips.strip("m", recovery(unaffected=True), axis).wide
+    never = recovery(recovered_s=(40.0, None), ready_s=None, weights_s=None)
+    drawn = strips.strip("m", never, strips.axis_for([never], None, 60.0, None)).wide
+    assert "✗ not recovered by 40.0 s" in drawn
+    assert "✗ never ready" in drawn
+    silent = strips.strip("m", recovery(unaffected=True, sent=0), axis).wide
+    assert "nothing is known" in silent
+    assert "&lt;b&gt;" in strips.strip("<b>", recovery(), axis).wide
+
+
+def test_the_axis_holds_the_limit_and_shows_late_marks_as_arrows() -> None:
+    one = recovery(full_capacity_s=500.0)
+    axis = strips.axis_for([one], 10.0, 60.0, 40.0)
+    assert 10.0 < axis.end_s < 40.0
+    assert "full capacity 500 s →" in strips.strip("m", one, axis).wide
+
+
+def test_worst_first() -> None:
+    never, late = recovery(recovered_s=(40.0, None)), recovery(recovered_s=(7.0, 8.0))
+    models = {
+        "fine": recovery(unaffected=True, recovered_s=None), "early": recovery(), "never": never, "late": late,
+        "relapsed": recovery(relapsed=True),
+    }  # fmt: skip
+    assert [name for name, _ in facts.worst_first(models)] == ["never", "relapsed", "late", "early", "fine"]
+
+
+def test_counters_survive_a_restart_and_count_a_late_birth_from_zero() -> None:
+    grid = np.arange(0.0, 10.0)
+    restarted = Series({}, np.array([0.0, 1, 2, 7, 8]), np.array([100.0, 110, 120, 5, 9]))
+    assert metrics.increase(restarted, grid).tolist() == [0, 10, 20, 20, 20, 20, 20, 25, 29, 29]
+    born = Series({}, np.array([6.0, 7]), np.array([4.0, 6]))
+    assert metrics.increase(born, grid).tolist() == [0, 0, 0, 0, 0, 0, 4, 6, 6, 6]
+
+
+def test_a_gauge_ends_with_its_cluster() -> None:
+    dead = Series({"cluster": "cobalt"}, np.array([0.0, 1, 2]), np.array([8.0, 8, 8]))
+    values = metrics.level(dead, np.arange(0.0, 8.0))
+    assert values[:5].tolist() == [8, 8, 8, 8, 8]
+    assert np.isnan(values[5:]).all()
+
+
+def test_findings_are_computed(sample: ModuleType) -> None:
+    made = sample.build()
+    origin = series.origin_ns(made.run)
+    load = series.read_load(made.run, origin)
+    bins = series.bin_load(load)
+    told = findings.outcomes(load, bins, 40.0)
+    assert told.startswith(f"{made.result.totals.lost} bad answers while the fault lasted")
+    served = series.by_cluster(made.run, load, bins)
+    assert served.names == ("amber", "cobalt", "jade", "nobody")
+    assert sum(int(c.sum()) for c in served.counts) == len(load)
+    assert "cobalt answered" in findings.shares(bins, served, ["cobalt"])
+    assert "nothing from 0.00 s to 43.0 s" in findings.shares(bins, served, ["cobalt"])
+    found = metrics.read(made.run, origin)
+    assert findings.weights(found) == "Weights loaded since the injection: 1.1 GB from store and 200 MB from peer."
+    assert "20.8 % of 48 weight requests since it" in findings.cache(found)
+    assert findings.gpus(found) == "GPUs allocated: 29 before the injection, 27 at the lowest after it, 37 at the end."
+
+
+def test_the_timeline_speaks_status_words_in_order(sample: ModuleType) -> None:
+    made = sample.build()
+    posts = timeline.posts(made.run, made.result, series.origin_ns(made.run))
+    assert [post.t_s for post in posts] == sorted(post.t_s for post in posts)
+    status = [post.status for post in posts]
+    assert status[:5] == ["Fault", "Investigating", "Identified", "Monitoring", "Resolved"]
+    assert "Meanwhile use" not in " ".join(p.text for p in posts)  # davinci itself was hit: no advice
+    assert posts[0].wall == "08:15:23"
+
+
+def test_fallback_advice_names_only_models_that_were_not_hit(sample: ModuleType) -> None:
+    made = sample.build()
+    models = {**made.result.models, "davinci": replace(made.result.models["davinci"], unaffected=True)}
+    posts = timeline.posts(made.run, replace(made.result, models=models), series.origin_ns(made.run))
+    assert "Meanwhile use davinci for curie" in next(p.text for p in posts if p.status == "Identified")
+
+
+def test_relapse_and_dip_windows_are_shaded(sample: ModuleType) -> None:
+    made = sample.build()
+    extra = (WindowSpan("relapse", "curie", 20.0, 25.0), WindowSpan("dip", "curie", 45.0, 47.0))
+    result = replace(made.result, windows=(*made.result.windows, *extra))
+    load = series.read_load(made.run, series.origin_ns(made.run))
+    assert b"relapsed after it had recovered" in html.render(made.run, result, "")
+    before = chartset.build(made.run, made.result, load, series.origin_ns(made.run))
+    after = chartset.build(made.run, result, load, series.origin_ns(made.run))
+    boxes = [sum(type(a).__name__ == "BoxAnnotation" for a in charts[1].figure.center) for charts in (before, after)]
+    assert boxes[1] == boxes[0] + 2
+
+
+def test_error_and_slowest_tables(sample: ModuleType) -> None:
+    made = sample.build()
+    load = series.read_load(made.run, series.origin_ns(made.run))
+    errors = tables.errors(load)
+    assert [row[0] for row in errors.rows[:2]] == ["refused", "timeout"]
+    assert sum(int(row[2].replace(",", "")) for row in errors.rows) == int((~load.good).sum())
+    slowest = tables.slowest(load)
+    assert len(slowest.rows) == 10
+    assert slowest.rows[0][2] == "timeout"
+
+
+def test_many_models_are_grouped_by_class(sample: ModuleType) -> None:
+    many = sample.many_fine_tunes(200)
+    view = page.build(many.run, many.result, "", "")
+    assert view.strips is not None
+    headings = [row.name for row in view.strips.rows if row.heading]
+    assert headings[0] == "ft-curie (133 models)"  # it holds the model that never came back
+    assert len(view.strips.rows) < 15
+    assert len(view.strips.table.rows) == 200
+    assert re.match(r"2 better models are left out", view.strips.table.note)
+
+
+def test_all_three_reports_of_a_real_analysis(sample: ModuleType) -> None:
+    made = sample.build()
+    result = analyze(made.run)
+    text = html.render(made.run, result, made.drill_text).decode()
+    assert html.render(made.run, analyze(made.run), made.drill_text).decode() == text
+    assert f"{result.totals.lost:,} of {result.totals.sent:,}" in text
+    assert result.verdict.upper() in text
+    for name, model in result.models.items():
+        assert name in text
+        if model.recovered_s is not None:
+            assert words.interval(model.recovered_s) in text
+    assert ET.fromstring(junit.render(result)).tag == "testsuites"
+    assert result.verdict.upper().encode() in summary.render(made.run, result)
