@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from drills.engine.commands.console import out as console_out
 from drills.engine.commands.verdict import models_table, objectives_table, print_verdict, shorten
 from drills.engine.runner.finish import judge
 from drills.engine.runner.run import EXIT_CODES
@@ -21,11 +21,11 @@ def command(run: Path) -> int:
     Reads records only: no drill file is executed, no fleet is needed, and the same records give the same bytes. A run
     whose harness was killed is judged by what was recorded until then, and is never a pass. Exit code as for `run`.
     """
-    console = Console(highlight=False)
+    console = console_out()
     _, result = judge(run)
     for table in (models_table(result), objectives_table(result)):
         console.print(table)
         console.print()
     print_verdict(console, result)
-    console.print(f" result: {shorten(RunDirectory(run).result)}", markup=False, soft_wrap=True)
+    console.print(f" result: {shorten(RunDirectory(run).result)}", soft_wrap=True)
     return EXIT_CODES[result.verdict]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from drills.engine.commands.console import out as console_out
 from drills.engine.safety.loader import find_all
 
 
@@ -20,4 +20,4 @@ def command() -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, file in sorted(find_all(Path.cwd()).items()):
         table.add_row(name, file.summary)
-    Console(highlight=False).print(table)
+    console_out().print(table)

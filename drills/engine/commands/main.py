@@ -11,6 +11,7 @@ from importlib import import_module
 import click
 from rich.console import Console
 
+from drills.engine.commands.console import err as console_err
 from history.errors import BlackstartError, UsageError
 
 COMMANDS = {
@@ -54,31 +55,29 @@ def cli() -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit code. Never lets a traceback of a known error through."""
-    console = Console(stderr=True, highlight=False)
+    console = console_err()
     try:
         code = cli.main(args=arguments, prog_name="blackstart", standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return 4
     except (click.Abort, KeyboardInterrupt):
-        console.print("Interrupted; nothing is left running.", markup=False)
+        console.print("Interrupted; nothing is left running.")
         return 130
     except BlackstartError as error:
         print_error(console, error)
         return error.exit_code
     except Exception:
-        console.print(traceback.format_exc(), markup=False)
-        console.print(
-            "This is a defect of blackstart; the run directory, if one was named above, is kept.", markup=False
-        )
+        console.print(traceback.format_exc())
+        console.print("This is a defect of blackstart; the run directory, if one was named above, is kept.")
         return 3
     return code if isinstance(code, int) else 0
 
 
 def print_error(console: Console, error: BlackstartError) -> None:
     """Message, every problem, next step."""
-    console.print(f"Error: {error.message}", markup=False, soft_wrap=True)
+    console.print(f"Error: {error.message}", soft_wrap=True)
     for problem in error.problems if isinstance(error, UsageError) else ():
-        console.print(f"  - {problem}", markup=False, soft_wrap=True)
+        console.print(f"  - {problem}", soft_wrap=True)
     if error.hint:
-        console.print(f"Next: {error.hint}", markup=False, soft_wrap=True)
+        console.print(f"Next: {error.hint}", soft_wrap=True)

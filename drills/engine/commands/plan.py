@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import click
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import plan_of, planning
 from drills.engine.safety.plan import Plan
 from history.records import Forecast
@@ -21,12 +22,11 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None) -> 
     All mistakes of the file are listed at once, with file and line (exit 4).
     """
     plan = plan_of(drill, environment, seed, fleet_text)
-    console = Console(highlight=False)
-    console.print(f"{plan.drill.name}: {plan.file.summary}", markup=False)
+    console = console_out()
+    console.print(f"{plan.drill.name}: {plan.file.summary}")
     console.print(
         f"file {plan.file.path} · environment {plan.environment} · seed {plan.seed} · at most "
         f"{plan.drill.longest_s():g} s",
-        markup=False,
         soft_wrap=True,
     )
     for title, table in (
@@ -35,10 +35,10 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None) -> 
         ("Objectives", objectives_table(plan)),
         ("Holds: how long a recovery takes to be proven at 95 %", holds_table(plan)),
     ):
-        console.print(f"\n[bold]{title}[/bold]")
+        console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
     for forecast in plan.forecasts:
-        console.print(f"\n[bold]Forecast: if {forecast.victim} goes[/bold]")
+        console.print(Text(f"\nForecast: if {forecast.victim} goes", style="bold"))
         console.print(
             f"  {forecast.gpus_needed} GPUs must be found, {forecast.gpus_free} are free on the survivors: "
             + ("every model fits." if forecast.fits else "NOT every model fits."),
@@ -89,7 +89,7 @@ def holds_table(plan: Plan) -> Table:
 
 def forecast_table(forecast: Forecast) -> Table:
     """What each model loses, whether it fits, and the least time that its bytes need."""
-    table = _table("model", "replicas lost", "placeable", "fits", "bytes to load", "at least", "why")
+    table = _table("model", "replicas lost", "placeable", "fits", "bytes to load", "at least", "why not")
     for model in forecast.models:
         table.add_row(
             model.model,
@@ -98,7 +98,7 @@ def forecast_table(forecast: Forecast) -> Table:
             "yes" if model.fits else "NO",
             f"{model.reload_bytes / 2**20:.0f} MiB" if model.reload_bytes else "",
             f"{model.reload_s:.2f} s" if model.reload_s is not None else "",
-            model.reason,
+            "" if model.fits else model.reason,
         )
     return table
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from drills.engine.commands.console import out as console_out
 from drills.engine.commands.verdict import print_verdict, shorten
 from drills.engine.runner.finish import judge, write_reports
 from history.rundir import RunDirectory
@@ -20,9 +20,9 @@ def command(run: Path) -> int:
     The pages are made from the records alone; the same records give the same bytes. Exit code 0 when they are written,
     whatever the verdict.
     """
-    console = Console(highlight=False)
+    console = console_out()
     history, result = judge(run)
     write_reports(run, history, result)
     print_verdict(console, result)
-    console.print(f" report: {shorten(RunDirectory(run).report)}", markup=False, soft_wrap=True)
+    console.print(f" report: {shorten(RunDirectory(run).report)}", soft_wrap=True)
     return 0

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import plan_of, planning
 from drills.engine.commands.verdict import print_outcome
 from drills.engine.runner.run import run_drill
@@ -33,16 +33,15 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None, out
     first, and what was seen until then is still judged.
     """
     plan = plan_of(drill, environment, seed, fleet_text)
-    console = Console(highlight=False)
+    console = console_out()
     again = ["blackstart", "run", drill, "--env", environment, "--seed", str(seed)]
     again += ["--fleet", fleet_text] if fleet_text else []
-    console.print(f"{plan.drill.name}: {plan.file.summary}", markup=False)
+    console.print(f"{plan.drill.name}: {plan.file.summary}")
     for forecast in plan.forecasts:
         if not forecast.fits:
             misfits = [f"{m.model} ({m.reason})" for m in forecast.models if not m.fits]
             console.print(
                 f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}",
-                markup=False,
                 soft_wrap=True,
             )
     command_line = tuple(again)

@@ -29,8 +29,8 @@ def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
         console.print(Text(f"Clean-up: {failure}", style="yellow"))
     print_verdict(console, result)
     for label, path in (("report", outcome.directory.report), ("result", outcome.directory.result)):
-        console.print(f"{label:>7}: {shorten(path)}", markup=False, soft_wrap=True)
-    console.print(f"  again: {again}", markup=False, soft_wrap=True)
+        console.print(f"{label:>7}: {shorten(path)}", soft_wrap=True)
+    console.print(f"  again: {again}", soft_wrap=True)
 
 
 def print_verdict(console: Console, result: Result) -> None:

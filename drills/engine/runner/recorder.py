@@ -19,6 +19,7 @@ class Recorder:
     def event(
         self,
         kind: str,
+        /,
         *,
         at_ns: int | None = None,
         done_ns: int | None = None,
