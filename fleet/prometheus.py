@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -67,18 +67,33 @@ def find_binary() -> str | None:
     return shutil.which("prometheus")
 
 
-def targets_of(layout: Layout) -> tuple[Mapping[str, Any], tuple[str, ...]]:
-    """Static targets outside the clusters (service -> addresses), and the clusters' own lists of targets (URLs)."""
-    static = {
-        "store": [f"{store.host}:{store.port}" for store in layout.stores],
-        "gateway": [f"{layout.gateway.host}:{layout.gateway.port}"],
-        "allocator": [f"{layout.allocator.host}:{layout.allocator.port}"],
-    }
-    return static, tuple(f"{config.url}/targets" for config in layout.clusters.values())
+@dataclass(frozen=True)
+class ScrapeTarget:
+    """An address that is known beforehand, and its labels."""
+
+    address: str
+    service: str
+    cluster: str = ""
+    node: str = ""
 
 
-def configuration(static: Mapping[str, Sequence[str]], target_urls: Sequence[str]) -> dict[str, Any]:
-    """The configuration: 1 s scrapes; labels cluster, node, service; a metric's own labels win (``honor_labels``)."""
+def targets_of(layout: Layout) -> tuple[tuple[ScrapeTarget, ...], tuple[str, ...]]:
+    """The targets of a local fleet known beforehand, and the URLs at which each cluster lists its model servers."""
+    found = [ScrapeTarget(f"{store.host}:{store.port}", "store") for store in layout.stores]
+    found.append(ScrapeTarget(f"{layout.gateway.host}:{layout.gateway.port}", "gateway"))
+    found.append(ScrapeTarget(f"{layout.allocator.host}:{layout.allocator.port}", "allocator"))
+    for name, config in layout.clusters.items():
+        found.append(ScrapeTarget(f"{config.host}:{config.port}", "control-plane", name))
+        for node in config.nodes:
+            found.append(ScrapeTarget(f"{node.agent.host}:{node.agent.port}", "agent", name, node.name))
+    return tuple(found), tuple(f"{config.url}/targets" for config in layout.clusters.values())
+
+
+def configuration(static: Sequence[ScrapeTarget], target_urls: Sequence[str]) -> dict[str, Any]:
+    """The configuration: 1 s scrapes; labels cluster, node, service; a metric's own labels win (``honor_labels``).
+
+    Prometheus takes up to 5 s to hear of a new model server, so nothing that a query needs may come from there only.
+    """
     return {
         "global": {"scrape_interval": "1s", "scrape_timeout": "900ms", "evaluation_interval": "1m"},
         "scrape_configs": [
@@ -86,8 +101,11 @@ def configuration(static: Mapping[str, Sequence[str]], target_urls: Sequence[str
                 "job_name": "fleet",
                 "honor_labels": True,
                 "static_configs": [
-                    {"targets": list(addresses), "labels": {"service": service, "cluster": ""}}
-                    for service, addresses in static.items()
+                    {
+                        "targets": [target.address],
+                        "labels": {"service": target.service, "cluster": target.cluster, "node": target.node},
+                    }
+                    for target in static
                 ],
                 "http_sd_configs": [{"url": url, "refresh_interval": "1s"} for url in target_urls],
             }
@@ -96,12 +114,12 @@ def configuration(static: Mapping[str, Sequence[str]], target_urls: Sequence[str
 
 
 def command(
-    binary: str, directory: Path, host: str, port: int, targets: tuple[Mapping[str, Any], tuple[str, ...]]
+    binary: str, directory: Path, host: str, port: int, static: Sequence[ScrapeTarget], target_urls: Sequence[str]
 ) -> tuple[str, ...]:
     """Writes the configuration into ``directory`` and returns the command line that starts Prometheus there."""
     directory.mkdir(parents=True, exist_ok=True)
     config = directory / "prometheus.yml"
-    config.write_text(json.dumps(configuration(*targets), indent=2))  # JSON is YAML
+    config.write_text(json.dumps(configuration(static, target_urls), indent=2))  # JSON is YAML
     return (
         binary,
         f"--config.file={config}",

@@ -178,14 +178,16 @@ class ControlPlane:
         return web.json_response({})
 
     async def targets(self, _: web.Request) -> web.Response:
-        """What Prometheus scrapes in this cluster: http_sd format, replicas as they come and go."""
-        config = self._config
-        found = [_target(f"{config.host}:{config.port}", config.cluster, "", "control-plane")]
-        found += [_target(f"{n.agent.host}:{n.agent.port}", config.cluster, n.name, "agent") for n in config.nodes]
-        for replica in self._scheduler.replicas.values():
-            if replica.url:
-                target = _target(replica.url.removeprefix("http://"), config.cluster, replica.node, "model-server")
-                found.append(target)
+        """Model servers as they come and go, for Prometheus (http_sd); all other addresses are known beforehand."""
+        cluster = self._config.cluster
+        found = [
+            {
+                "targets": [replica.url.removeprefix("http://")],
+                "labels": {"cluster": cluster, "node": replica.node, "service": "model-server"},
+            }
+            for replica in self._scheduler.replicas.values()
+            if replica.url
+        ]
         return web.json_response(found)
 
     def _known_node(self, name: str) -> str:
@@ -260,7 +262,3 @@ def _row(replica: ReplicaState) -> dict[str, object]:
         "reason": replica.reason,
         "url": replica.url,
     }
-
-
-def _target(address: str, cluster: str, node: str, service: str) -> dict[str, object]:
-    return {"targets": [address], "labels": {"cluster": cluster, "node": node, "service": service}}

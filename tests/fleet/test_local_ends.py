@@ -1,0 +1,82 @@
+"""Nothing of a local fleet outlives it, whoever is killed: the harness, the zygote, both."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from tenacity import Retrying, retry_if_result, stop_after_delay, wait_fixed
+
+from fleet.environments.local.fleet import marked, sweep
+from fleet.environments.local.zygote import LOCK_NAME
+
+HARNESS = textwrap.dedent(
+    """
+    import sys
+    from pathlib import Path
+    from fleet import fleets
+    from fleet.environments.local.fleet import LocalFleet
+    fleet = LocalFleet(fleets.micro(), work_dir=Path(sys.argv[1]))
+    fleet.start(lambda _: None)
+    print(fleet.fleet_id, fleet._zygote.pid, flush=True)
+    sys.stdin.read()
+    """
+)
+
+
+def until(check: Callable[[], bool], limit_s: float = 8.0) -> bool:
+    return Retrying(
+        stop=stop_after_delay(limit_s),
+        wait=wait_fixed(0.02),
+        retry=retry_if_result(lambda result: not result),
+        retry_error_callback=lambda _: False,
+    )(check)
+
+
+@pytest.mark.parametrize("victim", ["harness", "zygote", "both"])
+def test_nothing_is_left_after_kill_9(victim: str, tmp_path: Path) -> None:
+    work_dir = tmp_path / "fleet"
+    command = [sys.executable, "-c", HARNESS, str(work_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as harness:
+        assert harness.stdout is not None
+        fleet_id, zygote = harness.stdout.readline().split()
+        try:
+            assert len(marked(fleet_id)) >= 3 * 3 + 6 + 3  # three clusters, six replicas, what is outside
+            assert work_dir.is_dir()
+            if victim != "zygote":
+                harness.kill()
+            if victim != "harness":
+                os.kill(int(zygote), signal.SIGKILL)
+            assert until(lambda: marked(fleet_id) == []), marked(fleet_id)
+            if victim == "harness":
+                assert until(lambda: not work_dir.exists())
+                assert until(lambda: not psutil.pid_exists(int(zygote)))
+        finally:
+            harness.kill()
+            for process in marked(fleet_id):
+                process.kill()
+
+
+def test_a_directory_whose_owner_is_dead_is_swept_and_no_other(tmp_path: Path) -> None:
+    dead, alive, foreign = tmp_path / "blackstart-dead", tmp_path / "blackstart-alive", tmp_path / "other-dead"
+    for path in (dead, alive, foreign):
+        path.mkdir()
+        (path / LOCK_NAME).touch()
+    holder = (
+        "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); "
+        "sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", holder, str(alive / LOCK_NAME)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout is not None
+        owner.stdout.readline()
+        sweep(tmp_path)
+        owner.communicate("")
+    assert (dead.exists(), alive.exists(), foreign.exists()) == (False, True, True)
