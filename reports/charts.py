@@ -115,7 +115,7 @@ def latency(shared: Frame, load: Load, bins: Bins, rows: NDArray[np.intp], good_
     fig.yaxis.ticker = FixedTicker(ticks=_log_ticks(low, high))
     fig.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     fig.add_tools(
-        HoverTool(renderers=[bad], tooltips=[("at", "@x{0.000} s"), ("took", "@y{0,0.0} ms"), ("why", "@why")])
+        HoverTool(renderers=[bad], limit=3, tooltips=[("at", "@x{0.000} s"), ("took", "@y{0,0.0} ms"), ("why", "@why")])
     )
     return fig
 

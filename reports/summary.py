@@ -17,11 +17,14 @@ MAX_MODELS = 60
 MAX_REASONS = 20
 _TEXT = 240
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~^$@:-])")
+_SPECIAL = re.compile(r"[\\`*_{}\[\]#|~^$@]|:(?=//|[\w+-]+:)|www\.(?=\w)")
+"""What could become markup anywhere in a line: also emoji words, mentions, and addresses that GitHub turns to links."""
+_START = re.compile(r"^(?:[-+=]|\d+(?=[.)]))")
+"""What could become a list or a heading at the start of a line."""
 
 
 class _Cell:
-    """Escapes text of others for one Markdown table cell or line."""
+    """Escapes text of others for one Markdown table cell or one line."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -29,11 +32,17 @@ class _Cell:
     def __call__(self, text: str) -> str:
         flat = one_line(text, self._limit)
         safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return _SPECIAL.sub(lambda found: f"&#{ord(found[1])};" if found[1] in "|`@:" else "\\" + found[1], safe)
+        return _START.sub(_entity, _SPECIAL.sub(_entity, safe), count=1)
 
     def long(self, text: str) -> str:
         """The same for a line of its own, which may be longer."""
         return _Cell(self._limit * 4)(text)
+
+
+def _entity(found: re.Match[str]) -> str:
+    """A backslash where Markdown takes one, else the character's number, which no parser takes for markup."""
+    first, rest = found[0][0], found[0][1:]
+    return f"\\{first}{rest}" if first in "\\*_{}[]#" else f"&#{ord(first)};{rest}"
 
 
 def render(run: Run, result: Result) -> bytes:

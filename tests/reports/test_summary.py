@@ -37,7 +37,7 @@ def rows(found: list[Token]) -> list[int]:
 def test_verdict_objectives_models_and_command(sample: ModuleType) -> None:
     made = sample.build()
     text = summary.render(made.run, made.result).decode()
-    assert text.startswith("## ✓ PASS · cluster\\-loss\n")
+    assert text.startswith("## ✓ PASS · cluster-loss\n")
     assert f"lost {made.result.totals.lost:,} of {made.result.totals.sent:,}" in text
     assert "blackstart run cluster-loss --seed 41" in text
     found = tokens(text.encode())
