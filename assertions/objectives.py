@@ -175,6 +175,8 @@ def _hold_in_words(found: Recovery, needed: int) -> str:
 
 
 def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    if case.edges.injected is None:
+        return Measure(None, "no fault was injected", verdict="unknown")
     found = case.warmth(scope, spec.ratio)
     if found.bounds is None or found.baseline_share is None:
         return Measure(None, found.reason, verdict="unknown")
@@ -187,6 +189,8 @@ def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 def _phase(name: str, reporter: str) -> Checker:
     def check(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+        if case.edges.injected is None:
+            return Measure(None, "no fault was injected", verdict="unknown")
         members = [case.phases[model] for model in scope.models if case.phases[model].lost]
         if not members:
             return Measure((0.0, 0.0), "no model of this scope lost a replica", "nothing lost")

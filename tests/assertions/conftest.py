@@ -159,9 +159,9 @@ class Script:
         schedule = Schedule(offsets, (np.arange(count) % len(MODELS)).astype(np.int16))
         ops = [self._load_op(i, self.at(-self.baseline_s) + int(offsets[i])) for i in range(count)]
         ops = [op for op in ops if not any(gone(op) for gone in self.gone)]
-        events = [op for op in (*self._runner(), *self._probes(), *self.extra) if op.kind not in self.without]
+        events = [op for op in (*self._runner(), *self._probes()) if op.kind not in self.without]
         made = replace(header(self.objectives, self.rate_rps), **self.header_changes)
-        return Run(made, schedule, columns([*ops, *events]))
+        return Run(made, schedule, columns([*ops, *events, *self.extra]))
 
     def _load_op(self, seq: int, t: int) -> Op:
         model = MODELS[seq % len(MODELS)]

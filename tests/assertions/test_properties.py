@@ -88,13 +88,13 @@ def test_unknown_ops_bracket_every_truth(
     for start_s, length_s, model in losses:
         lossy = lossy.lose(start_s, start_s + length_s, (model,))
     truth, known = analyze(made.run()), analyze(lossy.run())
-    for name, model in truth.models.items():
+    for name, found in truth.models.items():
         other = known.models[name]
-        if model.recovered_s is None or other.recovered_s is None:
-            assert model.recovered_s is None or not other.unaffected
+        if found.recovered_s is None or other.recovered_s is None:
+            assert found.recovered_s is None or not other.unaffected
             continue
-        low, high = model.recovered_s
-        assert other.recovered_s[0] <= low or model.relapsed
+        low, high = found.recovered_s
+        assert other.recovered_s[0] <= low or found.relapsed
         assert other.recovered_s[1] is None or (high is not None and high <= other.recovered_s[1]) or other.relapsed
 
 
