@@ -127,8 +127,12 @@ def test_gpus_are_counted_and_pending_says_why(fleet: LocalFleet) -> None:
             url = f"{jade.url}/replicas/{name}"
             urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=2).close()
     eventually(lambda: everybody_home(fleet))
-    with urllib.request.urlopen(f"{jade.url}/nodes", timeout=2) as answer:
-        assert json.load(answer)["nodes"][0]["free"] == 3 or pytest.fail("the GPUs of a deleted replica stay taken")
+    eventually(lambda: _free(f"{jade.url}/nodes", 3))  # after the drain its GPUs are free again
+
+
+def _free(url: str, gpus: int) -> None:
+    with urllib.request.urlopen(url, timeout=2) as answer:
+        assert json.load(answer)["nodes"][0]["free"] == gpus
 
 
 def test_power_loss_kills_everything_and_the_models_move_and_come_home(fleet: LocalFleet, cobalt: LocalCluster) -> None:
@@ -152,7 +156,9 @@ def test_power_loss_kills_everything_and_the_models_move_and_come_home(fleet: Lo
     eventually(lambda: _moved(fleet, predicted.fits))
     assert chat(fleet).split("/")[0] in ("amber", "jade")
     cobalt.power_on()
+    pgid = cobalt._pgid
     cobalt.power_on()  # twice is once
+    assert cobalt._pgid == pgid
     eventually(lambda: all_ok(cobalt.verify_power_on()))
     eventually(lambda: everybody_home(fleet), 8)
     assert fleet.died() == ()
@@ -161,6 +167,15 @@ def test_power_loss_kills_everything_and_the_models_move_and_come_home(fleet: Lo
     for thread in threads:
         thread.join(3)
         assert not thread.is_alive()
+
+
+def test_power_on_right_after_power_off_is_a_new_life(fleet: LocalFleet, cobalt: LocalCluster) -> None:
+    before = cobalt._pgid
+    cobalt.power_off(REFUSED)
+    cobalt.power_on()
+    assert cobalt._pgid != before
+    eventually(lambda: all_ok(cobalt.verify_power_on()))
+    eventually(lambda: everybody_home(fleet), 10)
 
 
 def _group(pid: int) -> int:

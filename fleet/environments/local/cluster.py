@@ -34,6 +34,7 @@ BLACK_HOLE: Final = "black-hole"
 VERIFY_TIMEOUT_S: Final = 0.4
 """A live service answers in milliseconds; a frozen or cut-off one is given this long."""
 
+_GONE_S: Final = 5.0
 _DEAD: Final = (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
 
@@ -63,6 +64,7 @@ class LocalCluster:
         self._lock = threading.Lock()
         self._pgid = 0
         self._hole = False
+        self._off = True
 
     @property
     def name(self) -> str:
@@ -94,7 +96,8 @@ class LocalCluster:
     def placements(self) -> tuple[Placement, ...]:
         """Where replicas are bound now; ``FleetError`` when the API does not answer."""
         rows = self.replicas()
-        return tuple(Placement(r["model"], self.name, r["node"], r["name"]) for r in rows if r["node"])
+        bound = [row for row in rows if row["node"] and row["phase"] not in ("Pending", "Failed")]
+        return tuple(Placement(row["model"], self.name, row["node"], row["name"]) for row in bound)
 
     def replicas(self) -> list[dict[str, str]]:
         """The rows of GET /replicas; ``FleetError`` when the API does not answer."""
@@ -132,6 +135,7 @@ class LocalCluster:
                 self._hands.ask_zygote(AtEnd(self.name, black_hole.rules(network, "-D")))
                 black_hole.open_hole(network)
                 self._hole = True
+            self._off = True
             self._hands.ask_zygote(Send(self.name, signal.SIGKILL))
 
     def verify_power_off(self) -> tuple[Signal, ...]:
@@ -151,14 +155,14 @@ class LocalCluster:
             if self._hole:
                 black_hole.close_hole(self._hands.network(self.name))
                 self._hole = False
-            if self._alive():
+            if not self._off and self._alive():
                 return
             self._wait_gone()
             start = Start(self.name, run.__module__, run.__name__, (config,), config.logs / "control.out", group=True)
             pid = self._hands.ask_zygote(start)
             if not isinstance(pid, int):
                 raise FaultError(f"cluster {self.name} was not started: {pid!r}", hint="see the fleet's logs")
-            self._pgid = pid
+            self._pgid, self._off = pid, False
 
     def verify_power_on(self) -> tuple[Signal, ...]:
         """API ready, every node answers, GPUs allocatable as declared; each asked now."""
@@ -218,9 +222,15 @@ class LocalCluster:
         return found
 
     def _wait_gone(self) -> None:
-        """A cluster that was just killed: its leader must be reaped before its name is used again."""
-        deadline = time.monotonic() + 2
-        while self._hands.ask_zygote(Send(self.name, 0)) and time.monotonic() < deadline:
+        """A cluster that was just killed takes milliseconds to be gone; a new life must not begin before."""
+        deadline = time.monotonic() + _GONE_S
+        while self._alive() or self._hands.ask_zygote(Send(self.name, 0)):
+            if time.monotonic() > deadline:
+                raise FaultError(
+                    f"cluster {self.name} was killed and {len(self._alive())} of its processes still live after "
+                    f"{_GONE_S:g} s",
+                    hint="a process in uninterruptible sleep? look at its state with ps",
+                )
             time.sleep(0.002)
 
 

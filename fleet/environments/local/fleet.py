@@ -121,7 +121,7 @@ class LocalFleet:
             raise
 
     def facts(self) -> FleetFacts:
-        """The fleet as it is now; asks every cluster that answers for its placements."""
+        """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
         placements = [p for cluster in self._clusters for p in cluster.placements()]
         gateway = self.layout.gateway
         return FleetFacts(
@@ -141,13 +141,9 @@ class LocalFleet:
         return Target(self._layout.gateway_url)
 
     def died(self) -> tuple[str, ...]:
-        """Outside services that ended by themselves."""
-        try:
-            exits = self.ask_zygote(Exits())
-        except FleetError:
-            return ("zygote",)
+        """Outside services that ended by themselves; ("zygote",) when all of them did. () before start, after stop."""
         clusters = {cluster.name for cluster in self._clusters}
-        return tuple(name for name in exits if name not in clusters) if isinstance(exits, dict) else ()
+        return tuple(name for name in self.ended() if name not in clusters)
 
     def stop(self) -> None:
         """Ends everything and removes the work directory; also after a start that failed half-way."""
@@ -183,6 +179,16 @@ class LocalFleet:
         if self._layout is None:
             raise FleetError("the fleet has not been started", hint="start it first")
         return self._layout
+
+    def ended(self) -> tuple[str, ...]:
+        """Everything that the zygote forked and that has ended, clusters that were killed included."""
+        if self._connection is None or self._connection.closed:
+            return ()
+        try:
+            exits = self.ask_zygote(Exits())
+        except FleetError:
+            return ("zygote",)
+        return tuple(exits) if isinstance(exits, dict) else ()
 
     def ask_zygote(self, request: object) -> object:
         """One request, one reply; ``FleetError`` when the zygote is gone or the request failed."""

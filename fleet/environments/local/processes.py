@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 _PR_SET_PDEATHSIG: Final = 1
+_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _MAX_FD: Final = 256
 LINUX: Final = sys.platform == "linux"
@@ -90,6 +91,8 @@ def _fresh(log: Path, keep: Collection[int]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
+    if _libc is not None:
+        _libc.prctl(_PR_SET_NAME, log.stem.encode()[:15])  # so that ps and psutil tell who is who
     null = os.open(os.devnull, os.O_RDONLY)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(null, 0)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fleet.environments.local.fleet import LocalFleet
 
 SERVICE_START_S: Final = 10.0
-_POLL_S: Final = 0.02
+_POLL_S: Final = 0.03
 _LOAD_MARGIN_S: Final = 20.0
 """How long replicas may take beyond the bare transfer of their weights."""
 
@@ -62,8 +62,7 @@ class StartUp:
         def all_answer() -> bool:
             answers = at_once(ask, [urls[name] for name in names])
             silent[:] = [name for name, answer in zip(names, answers, strict=True) if not answer.ok]
-            dead = self._fleet.died()
-            if dead:
+            if dead := self._fleet.ended():
                 raise self._error(dead[0], "ended as it started")
             return not silent
 
@@ -93,7 +92,7 @@ class StartUp:
                         f"replica {row['name']} of model {row['model']} does not start: {row['reason']}",
                         hint=f"its log is {self._log_of(row['name'])}; mend the model server and run again",
                     )
-            if dead := self._fleet.died():
+            if dead := self._fleet.ended():
                 raise self._error(dead[0], "ended by itself")
             ready = sum(row["phase"] == "Ready" for row in state["rows"])
             if time.monotonic() - said > 1.0:
