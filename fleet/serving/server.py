@@ -30,7 +30,7 @@ from prometheus_client import CollectorRegistry
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
-from fleet.serving.serve import SHUTDOWN_S, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import metrics_handler, process_log, run_by_hand, serve
 from fleet.serving.server_metrics import ServerMetrics
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
@@ -38,6 +38,9 @@ from history.op import EMBEDDING, RESIDENT
 
 LINGER_S: Final = 0.15
 """A server that was told to end serves at least this much longer: routers learn of it meanwhile."""
+
+CLOSE_S: Final = 0.4
+"""What is left of ``drain_s`` for cutting off what did not end and for closing."""
 
 _STATE_TRIES: Final = 20
 _STATE_RETRY_S: Final = 0.1
@@ -126,7 +129,7 @@ class ModelServer:
     async def drain(self) -> None:
         """Goes on serving until nothing is in flight, within the limits of the module docstring."""
         self.draining = True
-        deadline_ns = now_ns() + round(max(LINGER_S, self._config.drain_s - SHUTDOWN_S) * NS_PER_S)
+        deadline_ns = now_ns() + round(max(LINGER_S, self._config.drain_s - CLOSE_S) * NS_PER_S)
         await asyncio.sleep(LINGER_S)
         while self._admitted and now_ns() < deadline_ns:
             await asyncio.sleep(0.01)
