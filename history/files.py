@@ -58,15 +58,16 @@ def merge(directory: RunDirectory) -> int:
     if not parts:
         return 0
     known: frozenset[bytes] = frozenset()
-    keyed: list[tuple[int, str, int, bytes]] = []
+    keyed: list[tuple[int, bytes]] = []
     broken: list[bytes] = []
     if directory.history.exists():
         known = _known_lines(directory)
-        _sort_in("", sorted(known), keyed, broken)
+        _sort_in(known, keyed, broken)
     for part in parts:
-        _sort_in(part.name, (line for line in part.read_bytes().split(b"\n") if line not in known), keyed, broken)
-    keyed.sort()
-    _write_gzip(directory.history, (line for group in ((k[3] for k in keyed), broken) for line in group))
+        _sort_in((line for line in part.read_bytes().split(b"\n") if line not in known), keyed, broken)
+    keyed.sort()  # ties by their bytes: the same ops give the same file, however often they are merged
+    broken.sort()
+    _write_gzip(directory.history, (line for group in ((line for _, line in keyed), broken) for line in group))
     for part in parts:
         part.unlink()
     with contextlib.suppress(OSError):  # somebody keeps other files there
@@ -74,12 +75,12 @@ def merge(directory: RunDirectory) -> int:
     return len(broken)
 
 
-def _sort_in(name: str, lines: Iterable[bytes], keyed: list[tuple[int, str, int, bytes]], broken: list[bytes]) -> None:
-    for number, line in enumerate(lines):
+def _sort_in(lines: Iterable[bytes], keyed: list[tuple[int, bytes]], broken: list[bytes]) -> None:
+    for line in lines:
         if not line.strip():
             continue
         try:
-            keyed.append((decode(line).t_intended, name, number, line))
+            keyed.append((decode(line).t_intended, line))
         except (msgspec.MsgspecError, ValueError, RecursionError):
             broken.append(line)
 

@@ -25,6 +25,8 @@ class OpWriter:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            if _ends_in_the_middle(path):  # a writer before us was killed: keep its cut line apart from ours
+                os.write(self._fd, b"\n")
         except OSError as error:
             raise self._failed(error) from error
 
@@ -59,3 +61,12 @@ class OpWriter:
             f"cannot record to {self.path}: {error.strerror}",
             hint="free space or choose another place with --out DIR; a run without its records is never a pass",
         )
+
+
+def _ends_in_the_middle(path: Path) -> bool:
+    """True when the file has a last line without its newline."""
+    if not path.is_file() or path.stat().st_size == 0:
+        return False
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
