@@ -111,7 +111,9 @@ class OpenLoopUser(User):
 
 @events.init.add_listener
 def on_init(environment: Any, runner: Any, **_: Any) -> None:
-    """Lets the master hear why a worker will not send."""
+    """Lets the master hear why a worker will not send; under the runner, keeps Locust's tables out of the log."""
+    if environment.parsed_options.managed:
+        logging.getLogger("locust.stats_logger").setLevel(logging.WARNING)
     if isinstance(runner, MasterRunner):
         runner.register_message(REFUSED_MESSAGE, _on_refused)
 

@@ -1,4 +1,4 @@
-"""Helpers of the load tests. ``scripted`` is loaded by path, once: tests are no packages."""
+"""Helpers of the load tests. ``scripted`` and ``load_runs`` are loaded by path, once: tests are no packages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,16 @@ import importlib.util
 import sys
 from pathlib import Path
 
-if "scripted" not in sys.modules:
-    spec = importlib.util.spec_from_file_location("scripted", Path(__file__).with_name("scripted.py"))
+
+def _load(name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["scripted"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
+
+
+for _name in ("scripted", "load_runs"):
+    if _name not in sys.modules:
+        _load(_name)
