@@ -26,7 +26,7 @@ def recovered_of(result: Result) -> str:
     fleet = result.fleet
     if fleet is None or fleet.recovered_s is None:
         if fleet is not None and fleet.unaffected:
-            return "unaffected, no bad answer"
+            return unaffected_in_words(fleet)
         return "recovery not measured"
     low, high = fleet.recovered_s
     if high is None:
@@ -52,6 +52,16 @@ def budget_of(result: Result) -> str:
     if objective.limit <= 0:
         return "budget 0 kept" if objective.measured <= 0 else f"budget 0, spent {objective.measured:,.0f}"
     return f"budget spent {100 * objective.measured / objective.limit:.0f} %"
+
+
+def unaffected_in_words(model: ModelRecovery) -> str:
+    """Why a scope counts as unaffected; a few bad answers may be no more than chance (docs/decisions/0001)."""
+    if not model.sent:
+        return "nothing was sent to it while the fault lasted, so nothing is known"
+    unknown = f", {model.unknown:,} unknown" if model.unknown else ""
+    if not model.bad:
+        return f"unaffected: no bad answer among {model.sent:,} sends{unknown}"
+    return f"unaffected: {model.bad:,} bad of {model.sent:,}{unknown}, no more than chance at {100 * model.ratio:g} %"
 
 
 def worst_first(models: Mapping[str, ModelRecovery]) -> list[tuple[str, ModelRecovery]]:

@@ -14,6 +14,7 @@ import numpy as np
 from markupsafe import Markup
 
 from assertions.result import Interval, ModelRecovery
+from reports.facts import unaffected_in_words
 from reports.words import interval, seconds
 
 WIDE_PX = 820
@@ -114,11 +115,9 @@ def strip(name: str, recovery: ModelRecovery, axis: Axis) -> Drawing:
 
 def sentence(name: str, recovery: ModelRecovery) -> str:
     """The strip in words: its accessible label."""
-    if recovery.unaffected:
-        if not recovery.sent:
-            return f"{name}: nothing was sent to it while the fault lasted, so nothing is known."
-        return f"{name}: unaffected, no bad answer among {recovery.sent:,} sends while the fault lasted."
     parts = [f"{word} {seconds(t)}" for word, t in phases(recovery) if t is not None]
+    if recovery.unaffected:
+        return f"{name}: {'; '.join([unaffected_in_words(recovery), ', '.join(parts)]).rstrip('; ')}."
     parts.append(f"service back {interval(recovery.service_back_s)}")
     parts.append(f"recovered {interval(recovery.recovered_s)}")
     if recovery.relapsed:
@@ -177,7 +176,7 @@ def _ruler(axis: Axis, width: int) -> Markup:
 
 def _strip(name: str, recovery: ModelRecovery, axis: Axis, width: int) -> Markup:
     canvas = _Canvas(width)
-    if recovery.unaffected:
+    if recovery.unaffected and not recovery.victims and not any(getattr(recovery, f"{key}_s") for key, _ in STAGES):
         _quiet(canvas, recovery)
         return _svg(canvas, 26, sentence(name, recovery))
     labels = _place(_labels(recovery, axis, width), width)
@@ -194,9 +193,7 @@ def _strip(name: str, recovery: ModelRecovery, axis: Axis, width: int) -> Markup
 
 
 def _quiet(canvas: _Canvas, recovery: ModelRecovery) -> None:
-    text = f"unaffected: no bad answer among {recovery.sent:,} sends"
-    if not recovery.sent:
-        text = "nothing was sent to it while the fault lasted, so nothing is known"
+    text = unaffected_in_words(recovery)
     canvas.add("line", x1=_PAD_PX, x2=canvas.width - _PAD_PX, y1=20, y2=20, class_="served")
     canvas.add("text", text, x=_PAD_PX, y=13, class_="label")
 
@@ -245,7 +242,8 @@ def _user_lane(canvas: _Canvas, recovery: ModelRecovery, axis: Axis) -> None:
     back = recovery.recovered_s or recovery.service_back_s
     end_x = canvas.width - _PAD_PX
     if back is None:
-        canvas.add("line", x1=_PAD_PX, x2=end_x, y1=_LANE_Y, y2=_LANE_Y, class_="unsure")
+        kind = "served" if recovery.unaffected and recovery.sent else "unsure"
+        canvas.add("line", x1=_PAD_PX, x2=end_x, y1=_LANE_Y, y2=_LANE_Y, class_=kind)
     else:
         low_x = axis.x(back[0], canvas.width)
         stop = end_x if back[1] is None else low_x
@@ -257,7 +255,7 @@ def _user_lane(canvas: _Canvas, recovery: ModelRecovery, axis: Axis) -> None:
         if bounds is not None and bounds[1] is not None:
             _error_bar(canvas, axis, (bounds[0], bounds[1]), _LANE_Y + dy, "bar", 3.5)
     for t, shape in (
-        (recovery.first_success_s, "circle"),
+        (None if recovery.unaffected else recovery.first_success_s, "circle"),
         (recovery.hold_certified_s, "diamond"),
         (recovery.warm_s, "triangle"),
         (recovery.full_capacity_s, "square"),
@@ -290,11 +288,13 @@ def _labels(recovery: ModelRecovery, axis: Axis, width: int) -> list[_Label]:
     """Texts for the marks, most important first."""
     found = []
     back, recovered = recovery.service_back_s, recovery.recovered_s
-    if recovered is not None:
+    if recovery.unaffected:
+        found.append(_Label(unaffected_in_words(recovery), _PAD_PX))
+    elif recovered is not None:
         found.append(_interval_label("recovered", recovered, axis, width))
     elif back is None:
         found.append(_Label("recovery not measured", _PAD_PX, "quiet"))
-    if recovery.first_success_s is not None:
+    if recovery.first_success_s is not None and not recovery.unaffected:
         found.append(
             _Label(f"first success {seconds(recovery.first_success_s)}", axis.x(recovery.first_success_s, width))
         )

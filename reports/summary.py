@@ -143,7 +143,7 @@ def _phases(model: ModelRecovery) -> str:
 
 def _how(run: Run, result: Result, cell: _Cell) -> list[str]:
     header = run.header
-    command = one_line(shlex.join(header.command_line), 1000).replace("`", "'")
+    command = one_line(shlex.join(header.command_line), 1000)
     clusters = listed(fault.cluster for fault in result.faults if fault.cluster)
     return [
         "### How to read this",

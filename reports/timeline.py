@@ -94,7 +94,9 @@ def _advice(run: Run, result: Result) -> str:
 def _recovery(run: Run, result: Result) -> list[_Item]:
     hit = {name: m for name, m in result.models.items() if not m.unaffected}
     if not hit:
-        return [(0.0, "Operational", "No model had a bad answer while the fault lasted.")] if result.models else []
+        return (
+            [(0.0, "Operational", "No model fell below its promise while the fault lasted.")] if result.models else []
+        )
     back = {
         name: m.service_back_s[1] for name, m in hit.items() if m.service_back_s and m.service_back_s[1] is not None
     }

@@ -37,6 +37,12 @@ def recovery(**more: object) -> ModelRecovery:
     return replace(base, **more)  # type: ignore[arg-type]
 
 
+UNHIT: dict[str, object] = {
+    "unaffected": True, "bad": 0, "service_back_s": None, "recovered_s": None, "hold_certified_s": None,
+    "detected_s": None, "decided_s": None, "scheduled_s": None, "weights_s": None, "ready_s": None,
+}  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(None, "–"), (0.0, "0.00 s"), (9.994, "9.99 s"), (9.996, "10.0 s"), (99.96, "100 s"), (620, "10 min 20 s"),
@@ -145,12 +151,16 @@ def test_labels_of_a_strip_never_overlap_and_stay_inside(end: float) -> None:
 
 def test_a_strip_says_what_it_shows() -> None:
     axis = strips.Axis(10.0)
-    assert "unaffected: no bad answer among 200 sends" in strips.strip("m", recovery(unaffected=True), axis).wide
+    assert "unaffected: no bad answer among 200 sends" in strips.strip("m", recovery(**UNHIT), axis).wide
+    assert "2 bad of 200, no more than chance at 90 %" in strips.strip("m", recovery(**UNHIT | {"bad": 2}), axis).wide
+    spared = strips.strip("m", recovery(**UNHIT | {"victims": 1, "detected_s": 0.9, "ready_s": 4.0}), axis).wide
+    assert "stage" in spared  # its lost replica was replaced, although nobody noticed
+    assert "outage" not in spared
     never = recovery(recovered_s=(40.0, None), ready_s=None, weights_s=None)
     drawn = strips.strip("m", never, strips.axis_for([never], None, 60.0, None)).wide
     assert "✗ not recovered by 40.0 s" in drawn
     assert "✗ never ready" in drawn
-    silent = strips.strip("m", recovery(unaffected=True, sent=0), axis).wide
+    silent = strips.strip("m", recovery(**UNHIT | {"sent": 0}), axis).wide
     assert "nothing is known" in silent
     assert "&lt;b&gt;" in strips.strip("<b>", recovery(), axis).wide
 
