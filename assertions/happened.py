@@ -119,8 +119,15 @@ def _had_served(case: Case) -> Check | None:
     return _check("victim had served", all(count > 0 for _, count in counts), detail or "no victim named")
 
 
+def _failback_matters(case: Case) -> bool:
+    """A drill that restores, or judges the failback. A heal at the end of a run that does neither is mere tidying."""
+    header = case.run.header
+    wanted = any(step.kind.lower() == "restore" for step in header.steps)
+    return case.edges.healed is not None and (wanted or any(o.window == "failback" for o in header.objectives))
+
+
 def _windows(case: Case) -> list[Check]:
-    names = ["baseline", "fault"] + (["failback"] if case.edges.healed is not None else [])
+    names = ["baseline", "fault"] + (["failback"] if _failback_matters(case) else [])
     made = []
     for name in names:
         count = int(case.load.in_window(name).sum())

@@ -69,8 +69,10 @@ def _deed(case: Case) -> str:
     mark = next((m for m in case.run.header.faults if m.cluster in case.edges.victims), None)
     mark = mark or next(iter(case.run.header.faults), None)
     kind = "" if mark is None else mark.kind.lower().replace("-", "").replace("_", "").replace(" ", "")
-    deed = _DEEDS.get(kind, f"was hit ({mark.label or mark.kind})" if mark else "was hit")
     since_start_s = (case.edges.zero - case.edges.start) / 1e9
+    if mark is not None and not mark.noop and mark.label.startswith(victims + " "):
+        return f"{mark.label} at {since_start_s:.1f} s"
+    deed = _DEEDS.get(kind, f"was hit ({mark.label or mark.kind})" if mark else "was hit")
     return f"{victims} {deed} at {since_start_s:.1f} s"
 
 

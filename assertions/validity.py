@@ -125,14 +125,18 @@ def _records(case: Case, no_record: int) -> Check:
 
 
 def _incidents(case: Case) -> tuple[Check, ...]:
+    """One failed check for each thing that the runner says went wrong with the harness."""
     made = []
     for op in case.run.history.events:
-        reason = str(op.detail.get("reason") or op.detail.get("text") or op.error or "no reason recorded")
+        said = op.detail.get("reason") or op.detail.get("text") or op.error or "no reason recorded"
+        reason = str(said)
         if op.kind == INTERRUPTED:
             made.append(Check("not interrupted", "unknown", f"interrupted: {reason}"))
         elif op.source == GUARD and op.outcome == "fail":
             made.append(Check("no guard tripped", "unknown", f"guard {op.kind} tripped: {reason}"))
+        elif op.kind == PROCESS_DIED and op.error == "stopped":
+            made.append(Check("ran to its end", "unknown", f"the runner stopped the drill: {reason}"))
         elif op.kind == PROCESS_DIED:
-            who = str(op.detail.get("name") or op.replica or op.process)
+            who = str(op.detail.get("name") or op.detail.get("process") or op.replica or op.process)
             made.append(Check("harness processes alive", "unknown", f"{who} died by itself: {reason}"))
     return tuple(dict.fromkeys(made))

@@ -81,7 +81,7 @@ def header(objectives: tuple[ObjectiveSpec, ...] = (), rate_rps: float = 120.0) 
         mix=Mix(tuple(MixEntry(name, "chat", 1 / 3) for name in MODELS)),
         load=LoadSpec("constant", rate_rps, 500.0, 0.9, 5.0, 3600.0, 1),
         steps=(),
-        faults=(FaultMark("power-loss", "cobalt", "refused", "cobalt loses power"),),
+        faults=(FaultMark("power-loss", "cobalt", "refused", "cobalt lost power"),),
         objectives=objectives,
     )
 

@@ -12,7 +12,7 @@ from assertions import analyze
 from assertions.result import Result
 from history.op import CLUSTER_PROBER, GUARD, INTERRUPTED, PROCESS_DIED, RUNNER, Op
 from history.reader import History, Run, columns
-from history.records import FaultMark
+from history.records import FaultMark, StepFacts
 
 if TYPE_CHECKING:
     from tests.assertions.conftest import Objective, Script
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def sound(script: Script, objective: Objective) -> Script:
-    return replace(script.fail(0.0, 4.0, ("solo",)), objectives=(objective("recovered"),))
+    return replace(script.fail(0.0, 4.0, ("solo",)), objectives=(objective("recovered"),),
+                   header_changes={"steps": (StepFacts("Restore", "cobalt"),)})  # fmt: skip
 
 
 def broken(result: Result, name: str) -> str:
@@ -38,6 +39,8 @@ def test_a_sound_run_passes_every_check(sound: Script) -> None:
     assert (result.verdict, result.reasons) == ("pass", ())
     assert {check.verdict for check in result.validity.checks} == {"pass"}
     assert len(result.validity.checks) == 16
+    tidied = analyze(replace(sound, failback_s=0.1, header_changes={"steps": ()}).run())
+    assert "ops in failback" not in {check.name for check in tidied.validity.checks}
     measured = result.validity
     assert (measured.scheduled, measured.recorded, measured.dropped, measured.achieved_ratio) == (6_000, 6_000, 0, 1.0)
 
@@ -103,6 +106,10 @@ def test_incidents(sound: Script) -> None:
     broken(analyze(sound.event(INTERRUPTED, 5.0, RUNNER).run()), "not interrupted")
     died = sound.event(PROCESS_DIED, 5.0, RUNNER, outcome="fail", detail={"name": "gateway", "reason": "exit 1"})
     assert "gateway died" in broken(analyze(died.run()), "harness processes alive")
+    stopped = sound.event(
+        PROCESS_DIED, 5.0, RUNNER, outcome="fail", error="stopped", detail={"text": "cobalt not back"}
+    )
+    assert broken(analyze(stopped.run()), "ran to its end") == "the runner stopped the drill: cobalt not back"
     tripped = sound.event("good_ratio", 5.0, GUARD, outcome="fail", detail={"reason": "below 0.2 for 5 s"})
     assert "below 0.2" in broken(analyze(tripped.run()), "no guard tripped")
     assert analyze(sound.event("good_ratio", 5.0, GUARD).run()).verdict == "pass"
