@@ -8,6 +8,8 @@ that its engine needs. This is the only module that imports locust; ``LoadProces
 Each worker sends the plan's ``seq % workers == index``. The master deals the indices out at the start, among the
 workers connected then, and sends them along with the options (Locust's own worker_index may have holes after a
 worker came and went). A worker on another host is refused: its monotonic clock is another one (DESIGN 3.2).
+
+Locust prints its --help before it reads a locustfile; `python -m loadgen.locustfile` prints it with our options.
 """
 
 # mypy: disable-error-code="misc, untyped-decorator"
@@ -26,6 +28,7 @@ from typing import Any
 import gevent
 import psutil
 from locust import LoadTestShape, User, events, task
+from locust.argument_parser import get_parser
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
@@ -221,7 +224,7 @@ def _supervise(environment: Any, by_hand: ByHand, workers: int) -> None:
                 by_hand.begin()
             for index, status in seen.items():
                 if status.state != "ready" or status.gone:
-                    ended[index] = 0 if status.state == "drained" else status.code
+                    ended[index] = 0 if status.state == "drained" else max(status.code, 1)
             gevent.sleep(POLL_S)
         by_hand.end(all_drained=not any(ended.values()))
     except BlackstartError as error:
@@ -284,5 +287,9 @@ def host_identity() -> str:
     except OSError:
         return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
 
+
+if __name__ == "__main__":
+    get_parser().print_help()
+    raise SystemExit(0)
 
 gevent.spawn(_end_with_parent, os.getpid(), int(os.environ.get(PARENT_PID, "0")))
