@@ -15,12 +15,13 @@ from drills.engine.commands.console import err as console_err
 from history.errors import BlackstartError, UsageError
 
 COMMANDS = {
-    "list": "drills.engine.commands.list_drills",
-    "plan": "drills.engine.commands.plan",
-    "run": "drills.engine.commands.run",
-    "analyze": "drills.engine.commands.analyze",
-    "report": "drills.engine.commands.report",
+    "list": ("drills.engine.commands.list_drills", "List the drills there are."),
+    "plan": ("drills.engine.commands.plan", "Show what a drill would do, without doing it."),
+    "run": ("drills.engine.commands.run", "Run a drill and judge it."),
+    "analyze": ("drills.engine.commands.analyze", "Judge a run directory again, from its records."),
+    "report": ("drills.engine.commands.report", "Write the pages of a run directory again."),
 }
+"""Name -> (module, one line for ``--help``)."""
 
 
 class LazyGroup(click.Group):
@@ -32,8 +33,12 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
 @click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -74,7 +74,7 @@ def objectives_table(result: Result) -> Table:
         if objective.indicator == "recovered" and objective.scope.removeprefix("model:") in result.models:
             continue
         table.add_row(
-            objective.name, objective.text, f"{objective.limit:g} {objective.unit}", Text(*MARKS[objective.verdict])
+            _label(objective), objective.text, f"{objective.limit:g} {objective.unit}", Text(*MARKS[objective.verdict])
         )
     return table
 
@@ -97,6 +97,11 @@ def interval(model: ModelRecovery, value: tuple[float, float | None] | None) -> 
 def shorten(path: Path) -> str:
     """The path as seen from here, where that is shorter."""
     return min((str(path), os.path.relpath(path)), key=len)
+
+
+def _label(objective: ObjectiveResult) -> str:
+    """The objective's name, and the scope that it expanded to."""
+    return objective.name if f"[{objective.scope}" in objective.name else f"{objective.name} {objective.scope}"
 
 
 def _passed(objective: ObjectiveResult | None) -> bool:

@@ -59,6 +59,8 @@ def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...]) 
                 finally:
                     cleaning.set()
                     view.step("Stopping load and fleet")
+            if session.unrecorded is not None:
+                raise session.unrecorded
         except RecordingError:
             raise
         except BlackstartError:

@@ -75,6 +75,7 @@ class Session:
         self.plan, self.fleet, self.directory, self.view, self.clock = plan, fleet, directory, view, clock
         self.clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in fleet.clusters}
         self.failures: list[str] = []
+        self.unrecorded: RecordingError | None = None
         self.load_start_ns = 0
         self._run_id, self._command_line = run_id, command_line
         self._anchor = Anchor.take()
@@ -231,6 +232,8 @@ class Session:
             act()
         except BlackstartError as error:
             self.failures.append(f"could not {what}: {error.message}")
+            if isinstance(error, RecordingError):
+                self.unrecorded = error
         except Exception as error:  # undoing goes on with the next part whatever this one raised
             self.failures.append(f"could not {what}: {error!r}")
 

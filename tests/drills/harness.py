@@ -1,0 +1,77 @@
+"""Runs the command line as a user would: in a process of its own, and looks for what it left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parents[2]
+MICRO = Path(__file__).with_name("micro_drill.py")
+_MARK = "BLACKSTART_TEST_RUN"
+
+
+@dataclass
+class Blackstart:
+    """One `blackstart …` process; every process that it starts inherits a mark by which it can be found."""
+
+    mark: str
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, *arguments: str, cwd: Path = ROOT) -> Blackstart:
+        mark = uuid.uuid4().hex
+        process = subprocess.Popen(
+            [sys.executable, "-m", "blackstart", *arguments],
+            cwd=cwd,
+            env={**os.environ, _MARK: mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        return cls(mark, process)
+
+    def wait_for(self, text: str) -> str:
+        """Reads the output up to the line that has ``text``; the test's own time-out bounds it."""
+        assert self.process.stdout is not None
+        seen = ""
+        for line in self.process.stdout:
+            seen += line
+            if text in line:
+                return seen
+        raise AssertionError(f"it ended without saying {text!r}:\n{seen}")
+
+    def end(self, timeout_s: float = 90) -> tuple[int, str]:
+        """(exit code, the rest of the output)."""
+        out, _ = self.process.communicate(timeout=timeout_s)
+        return self.process.returncode, out
+
+    def left_behind(self) -> list[str]:
+        """Processes of this run that are still there."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(_MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline())[:120])
+            except psutil.Error:
+                continue
+        return found
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> tuple[int, str, list[str]]:
+    """(exit code, output, processes left behind) of one whole `blackstart …`."""
+    blackstart = Blackstart.start(*arguments, cwd=cwd)
+    code, out = blackstart.end()
+    return code, out, blackstart.left_behind()
+
+
+def only_run(out: Path) -> Path:
+    """The one run directory beneath ``out``."""
+    (found,) = out.iterdir()
+    return found
