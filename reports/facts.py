@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from assertions.result import ModelRecovery, ObjectiveResult, Result
-from reports.words import interval, limit_seconds, percent
+from reports.words import interval, limit_seconds, one_line, percent
 
 
 def objective_of(result: Result, indicator: str, scope: str = "fleet") -> ObjectiveResult | None:
@@ -22,6 +22,8 @@ def objective_of(result: Result, indicator: str, scope: str = "fleet") -> Object
 def recovered_of(result: Result) -> str:
     """ "recovered in 6.41 s of 10 s", "not recovered within 60 s", "nothing broke"."""
     objective = objective_of(result, "recovered")
+    if objective is None and (worst := _worst_recovered(result)) is not None:
+        return worst
     limit = f" of {limit_seconds(objective.limit)}" if objective else ", no limit set"
     fleet = result.fleet
     if fleet is None or fleet.recovered_s is None:
@@ -34,6 +36,24 @@ def recovered_of(result: Result) -> str:
             f", limit {limit_seconds(objective.limit)}" if objective else ""
         )
     return f"recovered in {interval((high, high))}{limit}"
+
+
+def _worst_recovered(result: Result) -> str | None:
+    """The same of the scope that came nearest to its limit or missed it most, where the fleet has no limit."""
+    found = [o for o in result.objectives if o.indicator == "recovered" and o.bounds is not None]
+    if not found:
+        return None
+
+    def excess(o: ObjectiveResult) -> float:
+        high = o.bounds[1] if o.bounds else None
+        return float("inf") if high is None else high - o.limit
+
+    worst = max(found, key=lambda o: (excess(o), o.scope))
+    low, high = worst.bounds or (0.0, None)
+    scope, limit = one_line(worst.scope, 40), limit_seconds(worst.limit)
+    if high is None:
+        return f"{scope} not recovered after {interval((low, low))}, limit {limit}"
+    return f"{scope} recovered last, in {interval((high, high))} of {limit}"
 
 
 def lost_of(result: Result) -> str:

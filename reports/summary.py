@@ -83,11 +83,11 @@ def _property(text: str) -> str:
 
 def _lines(run: Run, result: Result, objectives: int, models: int, text: int) -> list[str]:
     cell = _Cell(text)
+    first = seconds(result.fleet.first_success_s if result.fleet else None)
     lines = [
         f"## {GLYPHS[result.verdict]} {result.verdict.upper()} · {cell(result.drill)}",
         "",
-        f"**{recovered_of(result)}** · first success {seconds(result.fleet.first_success_s if result.fleet else None)}"
-        f" · lost {lost_of(result)} · {budget_of(result)}",
+        f"**{cell(recovered_of(result))}** · first success {first} · lost {lost_of(result)} · {budget_of(result)}",
         "",
         cell.long(result.headline),
         "",

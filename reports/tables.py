@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from assertions.result import Result
 from history.op import NEVER
@@ -72,13 +73,13 @@ def lines(series: Sequence[Line], form: str = "{:,.4g}") -> Table:
 def errors(load: Load) -> Table:
     """Bad and unknown sends by error, with the phase they fell in; at most ``MAX_ERRORS`` kinds."""
     rows = np.flatnonzero(~load.good)
-    tally: dict[tuple[str, str], list[int]] = {}
+    tally: dict[tuple[str, str], NDArray[np.intp]] = {}
     for code in np.unique(load.error.codes[rows]).tolist():
         for what, mask in (("bad", load.bad), ("unknown", load.unknown)):
             hit = rows[(load.error.codes[rows] == code) & mask[rows]]
             if len(hit):
                 word = load.error.words[code] or "too late (answered after the limit)"
-                tally[(word, what)] = hit.tolist()
+                tally[(word, what)] = hit
     ranked = sorted(tally.items(), key=lambda item: (-len(item[1]), item[0]))
     cells = []
     for (word, what), hit in ranked[:MAX_ERRORS]:

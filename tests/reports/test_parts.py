@@ -12,6 +12,7 @@ import pytest
 
 from assertions import analyze
 from assertions.result import ModelRecovery, WindowSpan
+from history.reader import History, Run
 from reports import (
     chartset,
     facts,
@@ -181,6 +182,14 @@ def test_worst_first() -> None:
     assert [name for name, _ in facts.worst_first(models)] == ["never", "relapsed", "late", "early", "fine"]
 
 
+def test_without_a_fleet_limit_the_worst_scope_speaks(sample: ModuleType) -> None:
+    for outcome, said in (("pass", "model:ft-davinci-zeta recovered last, in 7.27 s of 10 s"),
+                          ("fail", "model:curie not recovered after 40.0 s, limit 10 s")):  # fmt: skip
+        result = sample.build(outcome).result
+        objectives = tuple(o for o in result.objectives if o.scope != "fleet")
+        assert facts.recovered_of(replace(result, objectives=objectives)) == said
+
+
 def test_counters_survive_a_restart_and_count_a_late_birth_from_zero() -> None:
     grid = np.arange(0.0, 10.0)
     restarted = Series({}, np.array([0.0, 1, 2, 7, 8]), np.array([100.0, 110, 120, 5, 9]))
@@ -278,3 +287,17 @@ def test_all_three_reports_of_a_real_analysis(sample: ModuleType) -> None:
             assert words.interval(model.recovered_s) in text
     assert ET.fromstring(junit.render(result)).tag == "testsuites"
     assert result.verdict.upper().encode() in summary.render(made.run, result)
+
+
+def test_a_run_without_a_fault_or_without_any_event_has_all_reports(sample: ModuleType) -> None:
+    made = sample.build()
+    for events in (made.run.history.events[:1], ()):
+        run = Run(made.run.header, made.run.schedule, History(made.run.history.requests, events))
+        result = analyze(run)
+        assert result.verdict == "unknown"
+        text = html.render(run, result, "").decode()
+        assert "No fault was injected." in text
+        assert "? UNKNOWN" in text.replace('<span aria-hidden="true">?</span>', "?")
+        assert "recovery not measured" in text
+        assert ET.fromstring(junit.render(result)).attrib["errors"] != "0"
+        assert b"? UNKNOWN" in summary.render(run, result)

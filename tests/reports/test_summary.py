@@ -40,6 +40,7 @@ def test_verdict_objectives_models_and_command(sample: ModuleType) -> None:
     assert text.startswith("## ✓ PASS · cluster-loss\n")
     assert f"lost {made.result.totals.lost:,} of {made.result.totals.sent:,}" in text
     assert "blackstart run cluster-loss --seed 41" in text
+    assert text.count("budget spent") == 1
     found = tokens(text.encode())
     objectives, models = len(made.result.objectives), len(made.result.models)
     assert rows(found) == [5] * (objectives + 1) + [7] * (models + 1)
