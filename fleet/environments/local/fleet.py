@@ -73,8 +73,9 @@ class LocalFleet:
         self._gateway_port = gateway_port
         self._gateway_host = gateway_host
         self.fleet_id = uuid.uuid4().hex
-        signatures = (REFUSED, BLACK_HOLE) if addresses.private_possible() and black_hole.possible() else (REFUSED,)
-        self._clusters = tuple(LocalCluster(cluster, self, signatures) for cluster in spec.clusters)
+        holes = addresses.private_possible() and black_hole.possible()
+        self._signatures = (REFUSED, BLACK_HOLE) if holes else (REFUSED,)
+        self._clusters = tuple(LocalCluster(cluster, self, self._signatures) for cluster in spec.clusters)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -228,6 +229,9 @@ class LocalFleet:
         host = self._gateway_host if self._gateway_port else ""
         work_dir, logs = self._dirs()
         self._layout = lay_out(self._spec, self._addresses, work_dir, logs, host, self._gateway_port)
+        if BLACK_HOLE in self._signatures:
+            for network in self._layout.networks.values():  # left by a fleet of our number that was killed whole
+                black_hole.close_hole(network)
         self._spawn_zygote()
         say(f"weights of {len(self._spec.models)} models")
         for model in self._spec.models:
