@@ -126,6 +126,9 @@ class Sender:
         offsets, start_ns, sends, sent = self._part.offset_ns, self._start_ns, len(self._part.seq), 0
         while self.failure is None:
             stop_ns, now = self._control().stop_ns, self._clock()
+            if stop_ns is not None and now >= stop_ns + int(LATE_S * NS_PER_S):
+                self._drop(sent, stop_ns)
+                break
             until_ns = now if stop_ns is None else min(now, stop_ns - 1)
             last = min(sent + _BATCH, sends)
             while sent < last and start_ns + offsets[sent] <= until_ns:
@@ -133,9 +136,6 @@ class Sender:
                 sent += 1
             due_ns = start_ns + offsets[sent] if sent < sends else None
             if stop_ns is not None and now >= stop_ns and (due_ns is None or due_ns >= stop_ns):
-                break
-            if stop_ns is not None and now >= stop_ns + int(LATE_S * NS_PER_S):
-                self._drop(sent, stop_ns)
                 break
             wait_s = POLL_S if due_ns is None else (due_ns - self._clock()) / NS_PER_S
             gevent.sleep(min(max(wait_s, 0.0), POLL_S))
@@ -182,9 +182,10 @@ class Sender:
             return
         self.failure = error
         with contextlib.suppress(RecordingError):  # the disk is full: the exit code still says so
-            self._report("failed", f"{type(error).__name__}: {error}")
+            self._report("failed")
 
-    def _report(self, state: WorkerState, reason: str = "") -> None:
+    def _report(self, state: WorkerState) -> None:
+        reason = f"{type(self.failure).__name__}: {self.failure}" if self.failure is not None else ""
         part = self._part
         self._files.report(
             WorkerStatus(
