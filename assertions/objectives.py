@@ -18,7 +18,7 @@ from assertions.phases import Phases, latest, latest_interval
 from assertions.recovery import Recovery
 from assertions.result import Interval, ObjectiveResult, Verdict
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
-from assertions.telemetry import NoTelemetry, cache_hit_ratio, store_bytes
+from assertions.telemetry import CACHE_REQUESTS, STORE_BYTES, NoTelemetry, cache_hit_ratio, store_bytes, unseen_s
 from history.records import ObjectiveSpec
 
 
@@ -280,7 +280,11 @@ def _prometheus(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
         return Measure(None, f"Prometheus cannot tell {scope.label} apart", verdict="unknown")
     ask = cache_hit_ratio if spec.indicator == "cache_hit_ratio" else store_bytes
     value = ask(case.run.history, *bounds, match)
-    return Measure((value, value), f"counter increases over the window {spec.window!r}")
+    evidence = f"counter increases over the window {spec.window!r}"
+    name = CACHE_REQUESTS if spec.indicator == "cache_hit_ratio" else STORE_BYTES
+    if unseen := unseen_s(case.run.history, name, bounds[0]):
+        evidence += f"; its first {unseen:.1f} s have no sample"
+    return Measure((value, value), evidence)
 
 
 CHECKERS: dict[str, Checker] = {

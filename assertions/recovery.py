@@ -157,4 +157,5 @@ def _first_success(load: Load, rows: Rows, first_bad: int) -> Interval | None:
 def _wider(interval: Interval | None, by_s: float) -> Interval | None:
     if interval is None:
         return None
-    return max(0.0, interval[0] - by_s), None if interval[1] is None else interval[1] + by_s
+    low, high = interval
+    return max(0.0, round(low - by_s, 9)), None if high is None else round(high + by_s, 9)

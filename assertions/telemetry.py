@@ -14,8 +14,9 @@ from history.reader import History
 
 CACHE_REQUESTS = "cache_requests"
 STORE_BYTES = "store_bytes"
-LATE_START_NS = 2 * NS_PER_S
-"""Samples that begin later than this after a window's start do not show what happened in it."""
+LATE_START_NS = 6 * NS_PER_S
+"""Samples that begin later than this after a window's start do not show what happened in it. A Prometheus that starts
+with the fleet needs 3 to 5 s to find and scrape all targets (measured); the evidence says how much was not seen."""
 
 
 class NoTelemetry(Exception):
@@ -84,6 +85,12 @@ def increases(
         for one in found
         if all(one.labels.get(key) == value for key, value in wanted)
     ]
+
+
+def unseen_s(history: History, name: str, start_ns: int) -> float:
+    """How much of the window's beginning has no sample, in s (0 where samples began before it)."""
+    first = min((one.t_ns[0] for one in series(history, name)), default=start_ns)
+    return max(0.0, (first - start_ns) / NS_PER_S)
 
 
 def cache_hit_ratio(history: History, start_ns: int, end_ns: int, match: dict[str, str] | None = None) -> float:

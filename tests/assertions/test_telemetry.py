@@ -75,6 +75,9 @@ def test_absent_telemetry_is_unknown_and_the_rest_unharmed(script: Script, objec
     assert (empty.verdict, empty.evidence) == ("unknown", "Prometheus recorded no store_bytes")
     late = one(asked(script, "store_bytes", series(script, {}, (10, 1), (20, 2))), spec)
     assert "begin 10.0 s after" in late.evidence
+    soon = one(asked(script, "store_bytes", series(script, {}, (4, 1), (20, 2))), spec)
+    assert (soon.verdict, soon.measured) == ("pass", 1.0)
+    assert "first 4.0 s have no sample" in soon.evidence
     none = one(asked(script, "store_bytes", series(script, {}, (-5, 1), (38, 2))), spec)
     assert none.verdict == "unknown"
     odd = replace(script, header_changes={"prometheus": True}).event(
