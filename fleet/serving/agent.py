@@ -292,6 +292,10 @@ class AgentApi:
             return web.json_response({"error": f"no weights for model {body.model!r}"}, status=404)
         except TimeoutError:
             return web.json_response({"error": f"no room in the cache for {body.model!r}: all in use"}, status=507)
+        except OSError as error:  # full disk, directory gone
+            self._log.error("fetch of %s failed: %s", body.model, error)
+            reason = f"cannot write to {self._config.cache_dir}: {error.strerror}"
+            return web.json_response({"error": reason, "hint": "free space on the node's disk"}, status=507)
         except FleetError as error:
             self._log.warning("fetch of %s failed: %s", body.model, error)
             return web.json_response({"error": error.message, "hint": error.hint}, status=504)

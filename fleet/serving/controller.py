@@ -27,6 +27,7 @@ from fleet.serving.placement import (
     unplaceable_without,
     why_not,
 )
+from history.clock import now_ns
 from history.op import DECIDED, DETECTED, FAILBACK, RETURNED, UNPLACEABLE
 
 BOOT_S: Final = 10.0
@@ -99,11 +100,12 @@ class Controller:
     async def _poll(self, client: ClusterClient) -> None:
         """Polls on a fixed grid; a slow poll delays the next one, never that of another cluster."""
         config, loop = self._config, asyncio.get_running_loop()
-        failures = 0
+        failures = first_failure_ns = 0
         due = audit_due = loop.time()
         while True:
             seen = await client.ready(config.detect_timeout_s)
             failures = failures + 1 if seen else 0
+            first_failure_ns = now_ns() if failures == 1 else first_failure_ns
             state = self.state[client.name]
             if not seen and state != "up":
                 self.state[client.name] = "up"
@@ -112,17 +114,17 @@ class Controller:
                     self._log.info("%s is back", client.name)
                     self._failbacks[client.name] = self._spawn(self._welcome(client))
             elif seen and state == "up" and failures >= config.detect_failures:
-                self._lose(client.name, seen, failures)
+                self._lose(client.name, {"seen": seen, "failures": failures, "t_first_failure": first_failure_ns})
             elif not seen and self.placed and loop.time() >= audit_due:
                 audit_due = loop.time() + AUDIT_S
                 self._spawn(self._audit(client))  # apart: detection waits for nobody
             due = max(due + config.detect_interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    def _lose(self, cluster: str, seen: str, failures: int) -> None:
+    def _lose(self, cluster: str, why: dict[str, Any]) -> None:
         self.state[cluster] = "lost"
-        self._events.append(DETECTED, cluster=cluster, detail={"failures": failures, "seen": seen})
-        self._log.warning("%s is lost: %s, %d times", cluster, seen, failures)
+        self._events.append(DETECTED, cluster=cluster, detail=why)
+        self._log.warning("%s is lost: %s", cluster, why)
         if (task := self._failbacks.pop(cluster, None)) is not None:
             task.cancel()
         self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}

@@ -15,6 +15,7 @@ from typing import Final
 from zlib import crc32
 
 import aiohttp
+import msgspec
 
 from fleet.serving.bucket import MAX_CHUNK_BYTES, Sleep
 from fleet.serving.config import AgentConfig
@@ -115,7 +116,10 @@ class Downloader:
                 raise KeyError(model)
             if response.status != 200:
                 raise Unavailable(f"answered {response.status}")
-            return decode_manifest(await response.read())
+            try:
+                return decode_manifest(await response.read())
+            except msgspec.MsgspecError as error:
+                raise Unavailable(f"sent a damaged manifest: {error}") from error
 
     async def _object(self, source: Source, item: WeightObject, path: Path) -> None:
         url = f"{source.url}/objects/{item.sha256}"

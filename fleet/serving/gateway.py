@@ -6,15 +6,16 @@ buffers a stream, never retries unless ``retries`` says so, and never finishes a
     POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /state, /healthz, /metrics
     POST /drain {"cluster", "replica"}     no new requests for it; answers when it has none in flight, at most 1 s
 
-Own answers: 404 unknown model, 503 no ready replica, 502 connect failed or connection lost, 504 time-out. Counted
-besides: 499 when the client left first, "cut" when a stream broke after its first byte (the client sees the cut).
+Own answers: 404 unknown model, 503 no ready replica, 502 connect failed or connection lost, 504 time-out (these two
+say in ``x-routed-to`` which replica failed). Counted besides: 499 when the client left first, "cut" when a stream broke
+after its first byte (the client sees the cut).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable
 from typing import Final
 
 import aiohttp
@@ -22,12 +23,11 @@ import click
 import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry
 from yarl import URL
 
 from fleet.serving.config import GatewayConfig
+from fleet.serving.gateway_metrics import GatewayMetrics
 from fleet.serving.routing import Replica, Routes
 from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
 from fleet.serving.watching import Watching
@@ -40,7 +40,6 @@ IDLE_S: Final = 15.0
 
 _REQUEST_HEADERS: Final = ("Content-Type", "Authorization", "Accept", "X-Request-Id")
 _ANSWER_HEADERS: Final = ("Content-Type", "x-served-by", "x-weights", "Retry-After", "Cache-Control")
-_BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -56,48 +55,6 @@ class _Failed(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
-
-
-class GatewayMetrics(Collector):
-    """Counters of requests, and the routing table at the moment of a scrape."""
-
-    def __init__(self, routes: Routes, registry: CollectorRegistry) -> None:
-        self._routes = routes
-        self._requests = Counter(
-            "gateway_requests", "Requests by answer.", ["model", "cluster", "code"], registry=registry
-        )
-        self._seconds = Histogram(
-            "gateway_request_seconds", "From arrival to the end.", ["model"], buckets=_BUCKETS, registry=registry
-        )
-        self._children: dict[tuple[str, str, str], Counter] = {}
-        self._timers: dict[str, Histogram] = {}
-        registry.register(self)
-
-    def count(self, model: str, cluster: str, code: str, seconds: float) -> None:
-        """One request has ended."""
-        key = (model, cluster, code)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._requests.labels(*key)
-        child.inc()
-        timer = self._timers.get(model)
-        if timer is None:
-            timer = self._timers[model] = self._seconds.labels(model)
-        timer.observe(seconds)
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        """Routable replicas and requests in flight, by model and cluster."""
-        ready = GaugeMetricFamily("gateway_ready_replicas", "Replicas that take requests.", labels=["model", "cluster"])
-        flying = GaugeMetricFamily("gateway_in_flight", "Requests at replicas now.", labels=["model", "cluster"])
-        sums: dict[tuple[str, str], list[int]] = {}
-        for replica in self._routes.replicas:
-            total = sums.setdefault((replica.model, replica.cluster), [0, 0])
-            total[0] += replica.routable
-            total[1] += replica.in_flight
-        for key, (count, in_flight) in sums.items():
-            ready.add_metric(key, count)
-            flying.add_metric(key, in_flight)
-        return (ready, flying)
 
 
 class Gateway:
@@ -147,7 +104,9 @@ class Gateway:
                     tried.append(replica)
                     if len(tried) > self._config.retries:
                         code = str(failure.status)
-                        return _error(failure.status, f"{replica.cluster}/{replica.name}: {failure}")
+                        answer = _error(failure.status, f"{replica.cluster}/{replica.name}: {failure}")
+                        answer.headers["x-routed-to"] = f"{replica.cluster}/{replica.node}/{replica.name}"
+                        return answer
         finally:
             self._metrics.count(model, cluster, code, (now_ns() - start_ns) / NS_PER_S)
 

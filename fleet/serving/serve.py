@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from history.errors import BlackstartError, FleetError
 
-SHUTDOWN_S: Final = 0.1
+SHUTDOWN_S: Final = 0.05
 """How long open requests may take to end by themselves after SIGTERM; then they are cancelled."""
 
 KEEP_ALIVE_S: Final = 75.0

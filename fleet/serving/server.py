@@ -122,9 +122,15 @@ class ModelServer:
             await self._tell("Loading", **facts)
             await self._tell("Ready", **facts)
         except FleetError as error:
-            self.phase = "Failed"
             self._log.error("%s (%s)", error.message, error.hint)
-            await self._tell("Failed", reason=error.message)
+            await self._fail(error.message)
+        except Exception as error:  # a replica that hangs in Loading would tell nobody why
+            self._log.exception("the load of %s failed", config.model)
+            await self._fail(f"the load of {config.model} failed: {error!r}")
+
+    async def _fail(self, reason: str) -> None:
+        self.phase = "Failed"
+        await self._tell("Failed", reason=reason)
 
     async def drain(self) -> None:
         """Goes on serving until nothing is in flight, within the limits of the module docstring."""

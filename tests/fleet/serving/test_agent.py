@@ -295,3 +295,27 @@ def test_a_fetch_waits_for_a_store_that_comes_late(lab: Any, weights: Weights, t
 def test_a_manifest_that_is_no_file_is_no_model(weights: Weights) -> None:
     root, _ = weights
     assert manifest_path(root, "a/../../b").parent == root / "models"
+
+
+def test_a_disk_that_takes_nothing_and_a_damaged_manifest_are_said_plainly(
+    lab: Any, weights: Weights, tmp_path: Path
+) -> None:
+    root, _ = weights
+
+    async def go() -> None:
+        async with lab() as it:
+            source = await it.url(store_app(root))
+            url = await it.url(agent.build_app(agent_config(tmp_path / "cache", source)))
+            (tmp_path / "cache").rmdir()
+            fetched = await fetch(it, url)
+            assert fetched["status"] == 507
+            assert fetched["error"].startswith(f"cannot write to {tmp_path / 'cache'}: No such file")
+            (tmp_path / "cache").mkdir()
+            manifest_path(root, "m").write_bytes(b'{"model": "m"')
+            assert (await fetch(it, url))["status"] == 200, "it knows this manifest already"
+            other = await it.url(agent.build_app(agent_config(tmp_path / "other", source)))
+            fetched = await fetch(it, other)
+            assert fetched["status"] == 504
+            assert "damaged manifest" in fetched["error"]
+
+    asyncio.run(go())

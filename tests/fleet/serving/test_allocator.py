@@ -144,6 +144,7 @@ def test_a_refused_cluster_is_lost_after_three_polls_and_its_models_move_by_prio
             detected = s.events("detected")
             assert [(e.cluster, e.detail["failures"]) for e in detected] == [("cobalt", 3)]
             assert "cannot connect" in detected[0].detail["seen"]
+            assert 0 < detected[0].t_emitted - detected[0].detail["t_first_failure"] < 1e9
             decided = s.events("decided")
             assert [e.model for e in decided] == ["chat", "code", "big"]
             assert all(e.detail["from"] == ["cobalt"] for e in decided)

@@ -215,7 +215,8 @@ def test_a_refused_replica_costs_one_request_and_is_out_at_once(stage: Any) -> N
         async with stage() as s:
             s.amber.ready("dead", "m", REFUSED)
             await s.until_routed("dead")
-            assert (await s.ask())[0] == 502
+            status, headers, _ = await s.ask()
+            assert (status, headers["x-routed-to"]) == (502, "amber/n1/dead")
             assert (await s.ask())[0] == 503, "it was ejected by the first refusal"
             s.amber.ready("dead", "m", REFUSED)
             await s.until_routed("dead")

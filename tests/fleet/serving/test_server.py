@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from fleet.serving import agent, server, store
+from fleet.serving import agent, loader, server, store
 from fleet.serving.config import AgentConfig, ServerConfig, StoreConfig
 from fleet.serving.weights import Manifest, make_weights, object_path
 
@@ -190,6 +190,22 @@ def test_weights_that_cannot_be_had_are_a_failure_with_the_reason(lab: Any, benc
             assert "no weights for model 'm'" in b.control.states[-1]["reason"]
             async with it.session.post(url + CHAT, json=ask()) as response:
                 assert response.status == 503
+
+    asyncio.run(go())
+
+
+def test_any_other_failure_of_a_load_is_told_too(lab: Any, bench: Any, monkeypatch: Any) -> None:
+    def broken(*_: Any) -> Any:
+        raise MemoryError("no memory for weights")
+
+    monkeypatch.setattr(loader, "read_verified", broken)
+
+    async def go() -> None:
+        async with lab() as it:
+            b = bench(it)
+            await b.start()
+            await it.until(lambda: any(s["phase"] == "Failed" for s in b.control.states))
+            assert "no memory for weights" in b.control.states[-1]["reason"]
 
     asyncio.run(go())
 
