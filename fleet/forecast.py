@@ -2,10 +2,9 @@
 
 Pure arithmetic over a ``FleetSpec`` and placements; called by ``plan``, the runner and the fleet's checks. It never
 runs anything, and never claims a fit that does not exist. *Who* follows the reference allocator's promise (important
-models first, nobody displaced, exact packing on nodes). *How long* is bytes over
-bandwidth (FACTS 9), every reload from the same instant, bandwidth shared fairly; no detection, decision or start-up is
-in it. For the model that arrives last this is a bound from below; an earlier one can beat its fair share when the
-store happens to serve it first.
+models first, nobody displaced, exact packing on nodes). *How long* is bytes over bandwidth (FACTS 9), every reload from
+the same instant, bandwidth shared fairly; no detection, decision or start-up is in it. For the model that arrives last
+it is a bound from below; an earlier one can beat its fair share when the store happens to serve it first.
 """
 
 from __future__ import annotations
