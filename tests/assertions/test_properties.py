@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from assertions import analyze, encode_result
+from assertions import analyze, encode_result, live
+from history.op import Op
 
 if TYPE_CHECKING:
     from tests.assertions.conftest import Objective, Script
@@ -124,3 +125,53 @@ def test_more_good_ops_never_delay_a_recovery(
     if before.recovered_s[1] is not None:
         assert after.recovered_s[1] is not None
         assert after.recovered_s[1] <= before.recovered_s[1]
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**61), 2**61) | st.floats(allow_nan=False) | st.text(max_size=5)
+anything = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner)
+)
+details = st.dictionaries(
+    st.sampled_from(["t_emitted", "signals", "series", "name", "reason", "text", "seconds", "process"]),
+    anything
+    | st.just([{"name": 1, "ok": "x"}, 3])
+    | st.just([{"labels": {"a": 1}, "t_ns": [1, "x"], "values": [None, 2]}]),
+)
+KINDS = (
+    "load.start", "load.stop", "load.drained", "fault.inject", "fault.verified", "fault.heal", "fault.healed",
+    "detected", "decided", "unplaceable", "replica.ready", "replica.weights", "replica.gone", "watch.gap", "query",
+    "interrupted", "process.died",
+)  # fmt: skip
+strange_events = st.lists(
+    st.builds(
+        Op,
+        source=st.sampled_from(["runner", "observer", "controller", "guard", "prometheus", "odd"]),
+        process=st.just("p"),
+        kind=st.sampled_from(KINDS),
+        t_intended=st.integers(-(2**61), 2**61) | st.integers(990 * 10**9, 1_060 * 10**9),
+        t_done=st.integers(-1, 2**61) | st.integers(990 * 10**9, 1_060 * 10**9),
+        outcome=st.sampled_from(["ok", "fail", "unknown"]),
+        model=st.sampled_from(["", "solo", "pair", "nobody"]),
+        cluster=st.sampled_from(["", "cobalt", "jade", "nowhere"]),
+        replica=st.sampled_from(["", "r1"]),
+        detail=details,
+    ),
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(strange_events, st.sets(st.sampled_from(KINDS)))
+def test_no_history_makes_analyze_raise(
+    script: Script, objective: Objective, events: list[Op], without: set[str]
+) -> None:
+    made = with_outages(script, [(0.0, 2.0, "solo", 1)], objective)
+    more = tuple(objective(i, 5.0) for i in ("detected", "decided", "reallocated", "full_capacity", "store_bytes"))
+    made = replace(made, rate_rps=30.0, extra=tuple(events), without=tuple(without))
+    made = replace(made, objectives=made.objectives + more, header_changes={"prometheus": True})
+    run = made.run()
+    result = analyze(run)
+    assert encode_result(result) == encode_result(analyze(run))
+    live.all_recovered(run, made.at(20.0))
+    live.all_failed_back(run, made.at(25.0))
+    live.good_ratio_now(run, made.at(20.0))
