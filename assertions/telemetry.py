@@ -32,8 +32,13 @@ class Series:
     values: tuple[float, ...]
 
     def increase(self, start_ns: int, end_ns: int, first_sample_ns: int) -> float:
-        """By how much the counter grew in [start, end]; a series born inside the run starts from zero."""
-        previous = 0.0 if self.t_ns[0] > first_sample_ns else self.values[0]
+        """By how much the counter grew in [start, end]; a series born inside the run starts from zero.
+
+        ``first_sample_ns``: when Prometheus first saw anything. Targets that it found a few scrapes later than others
+        were there before: what they had counted until then is not growth.
+        """
+        born = self.t_ns[0] > first_sample_ns + LATE_START_NS
+        previous = 0.0 if born else self.values[0]
         total = 0.0
         for t, value in zip(self.t_ns, self.values, strict=True):
             if t > end_ns:

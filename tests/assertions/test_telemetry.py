@@ -12,6 +12,8 @@ from assertions.result import ObjectiveResult
 from assertions.telemetry import Series
 from history.op import PROMETHEUS, QUERY
 
+S = 1_000_000_000
+
 if TYPE_CHECKING:
     from history.records import ObjectiveSpec
     from tests.assertions.conftest import Objective, Script
@@ -38,13 +40,14 @@ def one(script: Script, spec: ObjectiveSpec) -> ObjectiveResult:
         (((0, 5), (10, 8), (20, 9)), (5, 25), 4.0),
         (((0, 5), (10, 2), (20, 4)), (5, 25), 4.0),  # restarted: counts from zero again
         (((10, 7), (20, 9)), (5, 25), 9.0),  # born inside the run: from zero
+        (((1, 7), (20, 9)), (0, 25), 2.0),  # scraped a second later than others: was there before
         (((0, 5), (10, 8)), (5, 25), 3.0),  # vanished: keeps what it had
         (((0, 5), (30, 9)), (5, 25), 0.0),
     ],
 )
 def test_increase(samples: tuple[tuple[int, int], ...], window: tuple[int, int], grown: float) -> None:
-    made = Series({}, tuple(t for t, _ in samples), tuple(float(v) for _, v in samples))
-    assert made.increase(*window, first_sample_ns=0) == grown
+    made = Series({}, tuple(t * S for t, _ in samples), tuple(float(v) for _, v in samples))
+    assert made.increase(window[0] * S, window[1] * S, first_sample_ns=0) == grown
 
 
 def test_cache_hit_ratio(script: Script, objective: Objective) -> None:
