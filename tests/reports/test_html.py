@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from types import ModuleType
 import pytest
 
 from history.rundir import RunDirectory, write_atomic
-from reports import bokehdoc, html, write_all
+from reports import bokehdoc, charts, html, write_all
 
 _SCRIPT = """
 import hashlib, importlib.util, sys
@@ -113,6 +114,41 @@ def test_hostile_text_is_inert(sample: ModuleType) -> None:
     assert "<script>alert(1)</script>" in text  # shown as text
     assert b"\x00" not in page
     assert "\u202e" not in text
+
+
+def test_chart_data_cannot_end_its_script_element(sample: ModuleType) -> None:
+    evil = sample.hostile()
+    page = html.render(evil.run, evil.result, "").decode()
+    data = page.split('<script type="application/json" id="charts">')[1].split("</script>")[0]
+    assert not set("<>&") & set(data)
+    assert "alert(1)" in json.dumps(json.loads(data)["doc"])
+
+
+def _luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    r, g, b = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def _contrast(a: str, b: str) -> float:
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_chart_colours_have_contrast_on_both_backgrounds() -> None:
+    style = (Path(html.__file__).parent / "templates" / "report.css").read_text()
+    light, dark = re.findall(r"--bg:(#[0-9a-f]+);", style)[:2]
+    light = "#ffffff" if light == "#fff" else light
+    nothing: dict[str, str] = {}
+    for back, other in ((light, nothing), (dark, charts.DARK)):
+        for words in (charts.TEXT, charts.MUTED):
+            assert _contrast(other.get(words, words), back) >= 4.5
+        for shape in (charts.BLUE, charts.RED, charts.TEAL, charts.PURPLE, charts.GREY):
+            assert _contrast(other.get(shape, shape), back) >= 3.0
+        assert (
+            _contrast(other.get(charts.ORANGE, charts.ORANGE), back) >= 2.5
+        )  # prescribed; dashes and hatches carry it on white
 
 
 def test_everything_is_inside_the_one_file(sample: ModuleType) -> None:
