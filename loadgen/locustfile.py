@@ -107,9 +107,10 @@ class OpenLoopUser(User):
 
     def on_stop(self) -> None:
         for sender in _SENDERS[:1]:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Locust's parent repeats it; the drain is bounded anyway
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Locust's parent repeats it; the drain is bounded
             sender.halt()
             sender.wait()
+            signal.signal(signal.SIGINT, before)
 
 
 @events.init.add_listener
@@ -176,7 +177,9 @@ def _run(environment: Any, sender: Sender) -> None:
     log.error(text, exc_info=None if isinstance(sender.failure, BlackstartError) else sender.failure)
     if isinstance(environment.runner, WorkerRunner):
         environment.runner.send_message(REFUSED_MESSAGE, {"code": sender.exit_code, "text": text})
-    environment.runner.quit()
+        environment.runner.quit()
+    else:
+        _end_test(environment)
 
 
 def _sender(run: RunDirectory, index: int, environment: Any, plan: dict[str, Any]) -> Sender:
@@ -215,7 +218,7 @@ def _tell_locust(environment: Any, op: Op) -> None:
 
 def _supervise(environment: Any, by_hand: ByHand, workers: int) -> None:
     """Starts and stops a load that nobody manages; ends Locust's test once every worker has drained or died."""
-    files, options = ControlFiles(by_hand.run), environment.parsed_options
+    files = ControlFiles(by_hand.run)
     ended: dict[int, int] = {}
     try:
         while len(ended) < workers:
@@ -231,10 +234,7 @@ def _supervise(environment: Any, by_hand: ByHand, workers: int) -> None:
         return _refuse(environment, f"{error.message}; {error.hint}")
     if environment.process_exit_code is None:
         environment.process_exit_code = max(ended.values())
-    if options.headless:
-        environment.runner.quit()
-    else:
-        environment.runner.stop()
+    _end_test(environment)
     return None
 
 
@@ -247,19 +247,28 @@ def on_test_stopping(environment: Any, **_: Any) -> None:
 
 
 def _refuse(environment: Any, text: str) -> None:
-    """Says why nothing is sent, tells the master, ends this process."""
+    """Says why nothing is sent, tells the master, ends the test."""
     log.error(text)
     environment.process_exit_code = EXIT_REFUSED
     if isinstance(environment.runner, WorkerRunner):
         environment.runner.send_message(REFUSED_MESSAGE, {"code": EXIT_REFUSED, "text": text})
-    gevent.spawn(environment.runner.quit)
+        gevent.spawn(environment.runner.quit)
+    else:
+        environment.runner.log_exception("blackstart", text, text)
+        _end_test(environment)
 
 
 def _on_refused(environment: Any, msg: Any, **_: Any) -> None:
-    """The master ends the run when a worker cannot do its part."""
+    """The master ends the test when a worker cannot do its part."""
     log.error("worker %s: %s", msg.node_id, msg.data["text"])
     environment.process_exit_code = msg.data["code"]
-    gevent.spawn(environment.runner.quit)
+    environment.runner.log_exception(msg.node_id, msg.data["text"], msg.data["text"])
+    _end_test(environment)
+
+
+def _end_test(environment: Any) -> None:
+    """Ends Locust, or with its web page open only the test."""
+    gevent.spawn(environment.runner.quit if environment.parsed_options.headless else environment.runner.stop)
 
 
 def _end_with_parent(first_pid: int, runner_pid: int) -> None:

@@ -98,8 +98,8 @@ def _quiet(socket: gevent.socket.socket) -> bool:
     """Nothing to read on an idle connection: the peer neither closed it nor sent what nobody asked for."""
     socket.settimeout(0.0)
     try:
-        socket.recv(1, gevent.socket.MSG_PEEK)
-    except BlockingIOError:
+        socket.recv(1)  # whatever comes makes the connection unfit, so it need not be put back
+    except (BlockingIOError, gevent.ssl.SSLWantReadError):
         socket.settimeout(None)
         return True
     except OSError:

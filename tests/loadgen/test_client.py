@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
+import ssl
 import struct
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import gevent
 import pytest
@@ -24,6 +28,7 @@ from history.op import (
     REFUSED,
     RESET,
     TIMEOUT,
+    UNREACHABLE,
     Op,
 )
 from history.records import LoadSpec, Mix, MixEntry, Target
@@ -43,6 +48,8 @@ class Server:
     scripts: list[Script] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
     connections: int = 0
+
+    tls: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -64,6 +71,8 @@ class Server:
     def _serve(self, peer: socket.socket) -> None:
         data = b""
         try:
+            peer = self.tls.wrap_socket(peer, server_side=True) if self.tls else peer
+            self.open.append(peer)
             while part := peer.recv(65536):
                 data += part
                 head, found, body = data.partition(b"\r\n\r\n")
@@ -396,3 +405,27 @@ def test_a_model_with_an_entry_point_of_its_own_is_asked_there(server: Server) -
 def test_an_entry_url_that_is_none(url: str) -> None:
     with pytest.raises(UsageError, match="not an http"):
         Client(Target(url), Mix((CHAT,)), LOAD, "load-0")
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
+def test_https_keeps_connections_and_checks_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    names = ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*make.split(), *names], check=True, capture_output=True)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate, key)
+    server = Server(tls=tls)
+    server.scripts += [GOOD] * 2
+    target, load = Target(f"https://localhost:{server.port}"), replace(LOAD, connect_timeout_s=2.0, total_timeout_s=2.0)
+    stranger = Client(target, Mix((CHAT,)), load, "load-0").send(0, 0, 0)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    client = Client(target, Mix((CHAT,)), load, "load-0")
+    ops = [client.send(i, 0, 0) for i in range(2)]
+    client.close()
+    server.close()
+    assert stranger.error == UNREACHABLE
+    assert "certificate" in stranger.detail["said"]
+    assert [op.outcome for op in ops] == ["ok", "ok"]
+    assert len(server.requests) == 2
+    assert server.connections == 2  # the stranger's and the client's

@@ -68,12 +68,17 @@ def test_a_killed_worker_leaves_exactly_its_missing_sends_unknown(tmp_path: Path
     lost = run.load.take(run.load.error.where(NO_RECORD))
     assert run.duplicates == 0
     assert 199 <= len(run.load) <= 201
-    assert 45 <= len(lost) <= 55
     assert (lost.seq % 2 == 1).all()
     assert lost.outcome.where("unknown").all()
-    assert (lost.t_intended >= killed_ns - NS_PER_S // 5).all()
-    recorded = run.load.take(run.load.seq % 2 == 0)
-    assert recorded.outcome.where("ok").all()
+    its = run.load.take(run.load.seq % 2 == 1)
+    assert set(its.seq[its.t_intended > killed_ns]) <= set(lost.seq)
+    assert len(lost) >= 40
+    kept = run.load.take(~run.load.error.where(NO_RECORD))
+    assert kept.outcome.where("ok").all()
+    assert set(run.load.seq[run.load.seq % 2 == 0]) <= set(kept.seq)
+    # what was lost before the kill was in flight or late then; the other worker shows how late sends were
+    late_ns = (kept.t_done - kept.t_intended).max()
+    assert (lost.t_intended >= killed_ns - late_ns - NS_PER_S // 20).all()
 
 
 def test_a_killed_load_process_is_reported_and_its_sends_are_unknown(tmp_path: Path) -> None:
@@ -92,17 +97,21 @@ def test_a_killed_load_process_is_reported_and_its_sends_are_unknown(tmp_path: P
 
 def test_sends_that_a_stopped_process_missed_go_out_late(tmp_path: Path) -> None:
     with cheap_server() as url, Runner(prepared(tmp_path, url)) as runner:
+        pid = runner.load.pids[0]
         runner.at(0.5)
-        os.kill(runner.load.pids[0], signal.SIGSTOP)
+        os.kill(pid, signal.SIGSTOP)
+        stopped_ns = now_ns()
         runner.at(1.0)
-        os.kill(runner.load.pids[0], signal.SIGCONT)
+        going_ns = now_ns()
+        os.kill(pid, signal.SIGCONT)
         runner.stop(1.5)
         assert runner.load.wait_drained(10) is None
     run = read_run(runner.run.path)
     assert run.load.outcome.where("ok").all()
-    lag_ms = (run.load.t_sent - run.load.t_intended) / 1e6
-    assert 35 <= np.count_nonzero(lag_ms > 100) <= 45  # those of the first 400 ms of the 500
-    assert 450 <= lag_ms.max() <= 600
+    missed = run.load.take((run.load.t_intended > stopped_ns) & (run.load.t_intended < going_ns))
+    assert len(missed) >= 45
+    assert (missed.t_sent >= going_ns).all()
+    assert (missed.t_sent - missed.t_intended).max() >= 0.45 * NS_PER_S
 
 
 def test_a_full_disk_ends_the_load_and_says_so(tmp_path: Path) -> None:
