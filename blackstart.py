@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     )
     from drills.engine.nouns import objectives as objectives
     from fleet import fleets as fleets
-    from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec
+    from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 
 __all__ = [
     "Baseline",
@@ -46,6 +46,7 @@ __all__ = [
     "PowerLoss",
     "Restore",
     "StoreSpec",
+    "Switches",
     "fleets",
     "objectives",
 ]
@@ -54,7 +55,7 @@ __version__ = "0.1.0"
 
 _ROOMS = ("history", "assertions", "reports", "loadgen", "fleet", "drills")
 _MODULES = {"fleets": "fleet.fleets", "objectives": "drills.engine.nouns.objectives"}
-_FLEET_NOUNS = ("ClusterSpec", "FleetSpec", "LinkSpec", "ModelSpec", "NodeSpec", "StoreSpec")
+_FLEET_NOUNS = ("ClusterSpec", "FleetSpec", "LinkSpec", "ModelSpec", "NodeSpec", "StoreSpec", "Switches")
 
 
 def foreign_rooms() -> list[str]:

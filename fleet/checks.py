@@ -18,6 +18,10 @@ LOOK_ALIKE_DISTANCE = 2
 _MAX_CLUSTERS, _MAX_NODES, _MAX_REPLICAS, _MAX_GPUS = 200, 200, 64, 4096
 
 
+_SHOWN = 3
+"""So many replicas without a place are named; the rest are counted."""
+
+
 def problems(spec: FleetSpec) -> tuple[str, ...]:
     """Every problem of ``spec`` in reading order; empty when it is sound."""
     found = [*_names(spec), *_numbers(spec), *_references(spec), *_shares(spec), *_switches(spec)]
@@ -175,8 +179,13 @@ def _domains(spec: FleetSpec, model: ModelSpec) -> list[tuple[str, list[ClusterS
 def _capacity(spec: FleetSpec) -> Iterator[str]:
     from fleet.forecast import unplaced
 
-    for line in unplaced(spec):
-        yield f"the fleet cannot hold its models even with all clusters up: {line}"
+    if lines := unplaced(spec):
+        need, have = sum(m.gpus * m.replicas for m in spec.models), sum(c.gpus for c in spec.clusters)
+        more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        yield (
+            f"the fleet cannot hold its models even with all clusters up: they need {need} GPUs, it has {have}; "
+            f"no place for {'; '.join(lines[:_SHOWN])}{more}"
+        )
 
 
 def _list(names: Iterable[str]) -> str:

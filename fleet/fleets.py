@@ -17,28 +17,28 @@ def three_clusters(headroom: int = 1, switches: Switches | None = None) -> Fleet
 
     With 1 (8 a node) whatever one cluster loses packs onto the other two. With 0 the same models run as long as all
     clusters are up, and when cobalt goes, ``ft-davinci`` (4 GPUs on one node) finds no place until cobalt is back:
-    the outage in small. Two classes live in cobalt alone or nearly so, two models have no replica in it.
+    the outage in small. Four models live in cobalt alone, three have no replica in it.
     """
     return FleetSpec(
         name="three-clusters" if headroom > 0 else "three-clusters-no-headroom",
         clusters=tuple(
-            ClusterSpec(name, tuple(NodeSpec(f"{name}-n{i}", 7 + headroom, 256 * MIB) for i in (1, 2)))
+            ClusterSpec(name, tuple(NodeSpec(f"{name}-n{i}", 7 + headroom, 64 * MIB) for i in (1, 2)))
             for name in CLUSTERS
         ),
         models=(
-            ModelSpec("chat-large", "chat", "base", 24 * MIB, 4, 3, 100, 0.30, homes=CLUSTERS),
-            ModelSpec("chat-small", "chat", "base", 8 * MIB, 1, 2, 90, 0.20, homes=("amber", "jade")),
+            ModelSpec("chat-large", "chat", "base", 6 * MIB, 4, 3, 100, 0.30, homes=CLUSTERS),
+            ModelSpec("chat-small", "chat", "base", 2 * MIB, 1, 2, 90, 0.20, homes=("amber", "jade")),
             ModelSpec(
-                "code-davinci", "completion", "codex", 16 * MIB, 2, 1, 80, 0.10, "code-cushman", homes=("cobalt",)
+                "code-davinci", "completion", "codex", 4 * MIB, 2, 1, 80, 0.10, "code-cushman", homes=("cobalt",)
             ),
-            ModelSpec("code-cushman", "completion", "codex", 8 * MIB, 2, 2, 70, 0.08, homes=("amber", "jade")),
-            ModelSpec("text-embedding", "embedding", "embeddings", 4 * MIB, 1, 2, 60, 0.12, homes=("cobalt", "amber")),
-            ModelSpec("curie", "completion", "legacy", 8 * MIB, 1, 1, 50, 0.07, homes=("cobalt",)),
-            ModelSpec("babbage", "completion", "legacy", 6 * MIB, 1, 1, 40, 0.05, homes=("jade",)),
-            ModelSpec("ft-curie", "chat", "fine-tuned", 20 * MIB, 2, 1, 30, 0.05, "chat-small", homes=("cobalt",)),
-            ModelSpec("ft-davinci", "chat", "fine-tuned", 32 * MIB, 4, 1, 20, 0.03, "chat-large", homes=("cobalt",)),
+            ModelSpec("code-cushman", "completion", "codex", 2 * MIB, 2, 2, 70, 0.08, homes=("amber", "jade")),
+            ModelSpec("text-embedding", "embedding", "embeddings", 1 * MIB, 1, 2, 60, 0.12, homes=("cobalt", "amber")),
+            ModelSpec("curie", "completion", "legacy", 2 * MIB, 1, 1, 50, 0.07, homes=("cobalt",)),
+            ModelSpec("babbage", "completion", "legacy", 3 * MIB // 2, 1, 1, 40, 0.05, homes=("jade",)),
+            ModelSpec("ft-curie", "chat", "fine-tuned", 5 * MIB, 2, 1, 30, 0.05, "chat-small", homes=("cobalt",)),
+            ModelSpec("ft-davinci", "chat", "fine-tuned", 8 * MIB, 4, 1, 20, 0.03, "chat-large", homes=("cobalt",)),
         ),
-        stores=(StoreSpec("weights", egress_bytes_s=96 * MIB),),
+        stores=(StoreSpec("weights", egress_bytes_s=24 * MIB),),
         switches=switches or Switches(),
     )
 

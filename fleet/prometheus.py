@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ def load_profile(name: str = "reference") -> tuple[Query, ...]:
 
 def find_binary() -> str | None:
     """The path of the ``prometheus`` program; None when there is none in PATH."""
-    return shutil.which("prometheus")
+    return shutil.which("prometheus") or shutil.which("prometheus", path=str(Path(sys.executable).parent))
 
 
 @dataclass(frozen=True)

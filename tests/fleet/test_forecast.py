@@ -132,4 +132,4 @@ def test_reload_is_at_least_all_bytes_over_egress_and_peers_make_it_free() -> No
     peers = fleets.three_clusters(switches=Switches(peer_fetch=True))
     with_peers = {row.model: row for row in forecast(peers, planned, "cobalt").models}
     assert with_peers["chat-large"].reload_bytes == 0
-    assert with_peers["ft-davinci"].reload_bytes == 32 * MIB
+    assert with_peers["ft-davinci"].reload_bytes == 8 * MIB
