@@ -132,16 +132,24 @@ class Controller:
             self._spawn(self._react_later(self._config.decision_delay_s))
 
     async def _audit(self, client: ClusterClient) -> None:
-        """A cluster that restarted between two polls came back empty: what it lacks is placed again."""
+        """A cluster that restarted between two polls came back empty: its own replicas are wanted there again, and
+        surrogates that it held find a new place."""
         async with self._lock:
             try:
                 listed = await client.replicas()
             except Unanswered:
                 return
             missing = [s for s, at in self.at.items() if at and at.cluster == client.name and at.replica not in listed]
+            self._log.log(logging.WARNING if missing else logging.DEBUG, "%s lacks %s", client.name, missing)
+            at_home = [slot for slot in missing if self._home[slot] == client.name]
+            for model in dict.fromkeys(slot.model for slot in at_home):
+                self._events.append(DECIDED, model=model, detail={"from": [client.name], "to": [client.name]})
             for slot in missing:
-                self._log.warning("%s lacks %s", client.name, slot.name)
-                self.at[slot] = None
+                self.at[slot] = At(client.name, slot.name) if slot in at_home else None
+            try:
+                await asyncio.gather(*(client.put(slot.name, slot.model) for slot in at_home))
+            except Unanswered as error:
+                self._log.warning("%s came back empty and does not answer: %s", client.name, error)  # the next audit
         if missing and self._config.reaction == "automatic":
             await self.react()
 

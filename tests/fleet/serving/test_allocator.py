@@ -335,6 +335,7 @@ def test_a_cluster_that_restarted_unnoticed_is_filled_again(stage: Any) -> None:
         async with stage() as s:
             s.clusters["cobalt"].replicas.clear()
             await s.settled(big=1, chat=3, code=1)
+            assert s.where() == HOME, "it came back empty with all its GPUs: nothing has to move"
             assert s.events("detected") == []
 
     asyncio.run(go())
