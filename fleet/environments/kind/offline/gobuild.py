@@ -48,7 +48,7 @@ def numbers(version: str) -> tuple[int, ...]:
 
 def download(shop: Workshop, module: str, version: str) -> Path:
     """The module's folder in Go's module cache, downloaded when it is not there."""
-    said = shop.run(["go", "mod", "download", "-json", f"{module}@{version}"], cwd=shop.out, env={**GO, "GOFLAGS": ""})
+    said = shop.ask(["go", "mod", "download", "-json", f"{module}@{version}"], cwd=shop.out, env={**GO, "GOFLAGS": ""})
     return Path(json.loads(said)["Dir"])
 
 
@@ -83,13 +83,13 @@ def build(
     source.mkdir()
     (source / "go.mod").write_text("module blackstart.local/look\n")
     folder = download(shop, module, version)
-    told = json.loads(shop.run(["go", "mod", "edit", "-json", folder / "go.mod"], env=GO))
+    told = json.loads(shop.ask(["go", "mod", "edit", "-json", folder / "go.mod"], env=GO))
     replace = staged(told, version) if told.get("Replace") and module == "k8s.io/kubernetes" else {}
     (source / "go.mod").write_text(go_mod_text(name, told["Go"], module, version, replace))
     for file in sorted(main.glob("*.go")) if main else ():
         shutil.copy(file, source)
     shop.run(
-        ["go", "build", "-trimpath", "-ldflags", f"-s -w {stamp}".strip(), "-o", shop.out / name, package],
+        ["go", "build", "-v", "-trimpath", "-ldflags", f"-s -w {stamp}".strip(), "-o", shop.out / name, package],
         cwd=source,
         env=GO,
     )

@@ -15,13 +15,14 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from history.errors import FleetError
 
@@ -33,6 +34,7 @@ HEARTBEAT_S: Final = 20.0
 """A step that works longer than this says so again and again."""
 
 Say = Callable[[str], None]
+Command = Sequence[str | Path]
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,19 @@ class Workshop:
     running: set[int] = field(default_factory=set)
     """Process groups of the programs that run now; the runner ends them when the build is interrupted."""
 
-    def run(
-        self, command: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> str:
-        """Run a program with its stderr in the log; its stdout, also logged; ``FleetError`` when it fails."""
+    def run(self, command: Command, *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+        """Run a program with its output in the log; ``FleetError`` when it fails."""
+        with self.log.open("ab") as log:
+            self._run(command, cwd, env, log)
+
+    def ask(self, command: Command, *, cwd: Path | None = None, env: Mapping[str, str] | None = None) -> str:
+        """Run a program; what it says on stdout (stderr goes to the log); ``FleetError`` when it fails."""
+        with tempfile.TemporaryFile() as said:
+            self._run(command, cwd, env, said)
+            said.seek(0)
+            return said.read().decode(errors="replace")
+
+    def _run(self, command: Command, cwd: Path | None, env: Mapping[str, str] | None, out: IO[bytes]) -> None:
         words = [str(word) for word in command]
         with self.log.open("ab") as log:
             log.write(f"\n$ {' '.join(words)}\n".encode())
@@ -117,20 +128,18 @@ class Workshop:
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=out,
                 stderr=log,
                 start_new_session=True,
             ) as process:
                 self.running.add(process.pid)
-                said = process.communicate()[0]
+                process.wait()
                 self.running.discard(process.pid)
-            log.write(said)
         if process.returncode:
             raise FleetError(
                 f"{Path(words[0]).name} failed with code {process.returncode}: {last_line(self.log)}",
                 hint=f"read the end of {self.log}; what is done already is kept, so the same command goes on from here",
             )
-        return said.decode(errors="replace")
 
 
 def last_line(log: Path) -> str:
@@ -218,7 +227,11 @@ class Build:
         part.mkdir()
         log.write_text(f"{step.name} {step.key}: {step.what}\n")
         got = {need.name: self._shelf.place(need) for need in step.needs}
-        step.make(Workshop(part, log, self._shelf.root, got, self._running))
+        try:
+            step.make(Workshop(part, log, self._shelf.root, got, self._running))
+        except OSError as error:
+            left = f"{free_gib(self._shelf.root):.1f} GiB are free there"
+            raise FleetError(f"{step.name} could not be made: {error}", hint=f"look into {part}; {left}") from error
         os.rename(part, place)
         self._shelf.prune(step)
         self._say(f" ✓ {step.name} ({self._since(step):.1f} s)")

@@ -17,7 +17,14 @@ NO_QUESTIONS: Final = frozenset({"debconf", "debconf-2.0", "dpkg", "install-info
 """Packages that others depend on for their installation only: nothing that runs needs them."""
 LINKED: Final = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 """Top folders that are links into /usr in a merged tree, while dpkg's lists may still name them."""
-DEAD_WEIGHT: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info")
+DEAD_WEIGHT: Final = (
+    "var/cache/apt",
+    "var/lib/apt/lists",
+    "usr/share/doc",
+    "usr/share/man",
+    "usr/share/locale",
+    "usr/share/info",
+)
 
 PRIVATE: Final = ("unshare", "--mount", "--propagation", "private")
 """Mounts that a command makes vanish with it, however it ends."""
@@ -71,7 +78,9 @@ def closure(status: str, roots: Iterable[str], skip: Iterable[str] = NO_QUESTION
         for choices in alternatives:
             if left_out.intersection(choices):
                 continue
-            todo.append(next((c for c in choices if c in needs), None) or offered[next(c for c in choices if c in offered)])
+            todo.append(
+                next((c for c in choices if c in needs), None) or offered[next(c for c in choices if c in offered)]
+            )
     return found
 
 
