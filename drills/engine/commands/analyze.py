@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from assertions import result_schema
 from drills.engine.commands.console import out as console_out
 from drills.engine.commands.verdict import models_table, objectives_table, print_verdict, shorten
 from drills.engine.runner.finish import judge
@@ -13,7 +14,21 @@ from drills.engine.runner.run import EXIT_CODES
 from history.rundir import RunDirectory
 
 
+def _print_schema(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        click.echo(result_schema())
+        context.exit()
+
+
 @click.command("analyze")
+@click.option(
+    "--schema",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schema,
+    help="Print the JSON Schema of result.json and end.",
+)
 @click.argument("run", type=click.Path(path_type=Path))
 def command(run: Path) -> int:
     """Judge the run directory RUN again and write its result.json.

@@ -24,8 +24,17 @@ from drills.engine.runner.view import LiveView, PlainView
     show_default=True,
     help="Folder in which the run's directory is made.",
 )
+@click.option(
+    "--gateway-port",
+    type=click.IntRange(0, 65535),
+    default=0,
+    metavar="PORT",
+    help="Port of the fleet's entry point, to send requests of your own to; by default any free one.",
+)
 @click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal (CI gets this by itself).")
-def command(drill: str, environment: str, seed: int, fleet_text: str | None, out: Path, plain: bool) -> int:
+def command(
+    drill: str, environment: str, seed: int, fleet_text: str | None, out: Path, gateway_port: int, plain: bool
+) -> int:
     """Run DRILL (a name of `blackstart list`, or a path) and judge it.
 
     The fleet is started, put under load, hurt, watched, restored and stopped; everything that was recorded is in one
@@ -46,11 +55,11 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None, out
             )
     command_line = tuple(again)
     if plain or not console.is_terminal:
-        outcome = run_drill(plan, out, PlainView(console), command_line)
+        outcome = run_drill(plan, out, PlainView(console), command_line, gateway_port)
     else:
         view = LiveView(console)
         with view.shown():
-            outcome = run_drill(plan, out, view, command_line)
+            outcome = run_drill(plan, out, view, command_line, gateway_port)
     print_outcome(console, outcome, shlex.join(again))
     sys.stdout.flush()
     return outcome.exit_code

@@ -38,10 +38,16 @@ class RunOutcome:
     failures: tuple[str, ...]
 
 
-def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...]) -> RunOutcome:
+def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...], gateway_port: int = 0) -> RunOutcome:
     """Runs a plan. Ctrl-C heals, drains and still judges (exit 130); errors of the harness raise after clean-up."""
     directory, run_id = make_directory(plan, out)
-    fleet = open_fleet(plan.environment, plan.drill.fleet, work_dir=work_dir(directory.path), logs=directory.logs)
+    fleet = open_fleet(
+        plan.environment,
+        plan.drill.fleet,
+        work_dir=work_dir(directory.path),
+        logs=directory.logs,
+        gateway_port=gateway_port,
+    )
     session = Session(plan, fleet, directory, run_id, view, command_line)
     interrupted = False
     with _signals(view) as cleaning:
