@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         PowerLoss,
         Restore,
     )
+    from drills.engine.nouns import guards as guards
     from drills.engine.nouns import objectives as objectives
     from fleet import fleets as fleets
     from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
@@ -48,13 +49,18 @@ __all__ = [
     "StoreSpec",
     "Switches",
     "fleets",
+    "guards",
     "objectives",
 ]
 
 __version__ = "0.1.0"
 
 _ROOMS = ("history", "assertions", "reports", "loadgen", "fleet", "drills")
-_MODULES = {"fleets": "fleet.fleets", "objectives": "drills.engine.nouns.objectives"}
+_MODULES = {
+    "fleets": "fleet.fleets",
+    "guards": "drills.engine.nouns.guards",
+    "objectives": "drills.engine.nouns.objectives",
+}
 _FLEET_NOUNS = ("ClusterSpec", "FleetSpec", "LinkSpec", "ModelSpec", "NodeSpec", "StoreSpec", "Switches")
 
 

@@ -2,6 +2,7 @@
 
 from drills.engine.nouns.drill import BlastRadius, Drill, OpenLoop
 from drills.engine.nouns.faults import Fault, Freeze, Noop, PowerLoss
+from drills.engine.nouns.guards import Guard
 from drills.engine.nouns.located import Located, Problem, Where
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
@@ -12,6 +13,7 @@ __all__ = [
     "Drill",
     "Fault",
     "Freeze",
+    "Guard",
     "Inject",
     "Located",
     "Noop",

@@ -8,10 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from drills.engine.nouns.faults import Fault, fault_problems
+from drills.engine.nouns.guards import Guard, defaults
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
@@ -88,6 +89,7 @@ class Drill(Located):
     steps: list[Step] | tuple[Step, ...]
     objectives: list[Objective] | tuple[Objective, ...]
     blast_radius: BlastRadius = BlastRadius()
+    guards: list[Guard] | tuple[Guard, ...] = field(default_factory=defaults)
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -127,6 +129,8 @@ class Drill(Located):
         for fault in self.faults:
             found += fault_problems(fault, clusters)
         found += self._objective_problems(clusters)
+        for guard in self.guards:
+            found += guard.problems()
         return tuple(sorted(found, key=lambda p: (p.where.file, p.where.line)))
 
     def _order_problems(self) -> list[Problem]:
