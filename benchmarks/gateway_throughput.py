@@ -30,6 +30,7 @@ from fleet.serving.events import EventLog
 from fleet.serving.serve import process_log, serve
 
 HOST = "127.0.0.1"
+TOKEN = "benchmark"
 
 
 def control_plane(port: int, replicas: list[dict[str, str]]) -> None:
@@ -65,7 +66,7 @@ def processes(work: Path, base_port: int, replicas: int) -> Iterator[None]:
     ]
     store_config = StoreConfig("weights", HOST, base_port, work / "store", 0.0, log_dir=work)
     agent_config = AgentConfig(
-        "amber", "n1", HOST, base_port + 1, work / "cache", 1 << 24, (url(base_port),), log_dir=work
+        "amber", "n1", HOST, base_port + 1, work / "cache", 1 << 24, (url(base_port),), log_dir=work, token=TOKEN
     )
     gateway_config = GatewayConfig(HOST, base_port + 3, (("amber", url(base_port + 2)),), log_dir=work)
     starts: list[tuple[Callable[..., None], tuple[Any, ...]]] = [
@@ -78,6 +79,7 @@ def processes(work: Path, base_port: int, replicas: int) -> Iterator[None]:
         config = ServerConfig(
             "amber", "n1", name, "m", "chat", HOST, base_port + 10 + i, url(base_port + 1), url(base_port + 2),
             slots=64, token_seconds=0.0, first_token_seconds=0.0, log_dir=work, access_log=work / "access.jsonl",
+            token=TOKEN,
         )  # fmt: skip
         starts.append((server.run, (config,)))
     pids = [_fork(function, arguments) for function, arguments in starts]

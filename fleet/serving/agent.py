@@ -31,7 +31,7 @@ from fleet.serving.cache import CacheIndex
 from fleet.serving.config import MIB, AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
 from fleet.serving.weights import Manifest, WeightObject
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
@@ -329,7 +329,7 @@ def build_app(config: AgentConfig, log: logging.Logger | None = None) -> web.App
     """The agent as an application with a registry of its own."""
     registry = CollectorRegistry()
     api = AgentApi(config, registry, log or logging.Logger("agent"))
-    app = web.Application()
+    app = web.Application(middlewares=[token_guard(config.token)])
     app.router.add_post("/fetch", api.fetch)
     app.router.add_post("/release", api.release)
     app.router.add_get("/objects/{sha256}", api.get_object)
@@ -360,7 +360,7 @@ def run(config: AgentConfig) -> None:
 @click.option("--peer-fetch/--no-peer-fetch", default=False, show_default=True, help="Ask peers before stores.")
 def main(**options: object) -> None:
     """Run a node's weight cache: POST /fetch {"model": NAME} brings a model's weights onto this node."""
-    run_by_hand(run, AgentConfig(**options))  # type: ignore[arg-type]
+    run_by_hand(run, AgentConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

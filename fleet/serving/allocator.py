@@ -26,7 +26,16 @@ from fleet.serving.config import AllocatedModel, AllocatorConfig
 from fleet.serving.controller import Controller
 from fleet.serving.events import EventLog
 from fleet.serving.gateway import pairs
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import (
+    healthz,
+    metrics_handler,
+    process_log,
+    run_by_hand,
+    serve,
+    token_by_hand,
+    token_guard,
+    token_headers,
+)
 
 
 class AllocatorApi(Collector):
@@ -40,7 +49,8 @@ class AllocatorApi(Collector):
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Opens the client session (a new connection each call, so that a poll tells the truth) and starts."""
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as session:
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        async with aiohttp.ClientSession(connector=connector, headers=token_headers(self._config.token)) as session:
             clusters = [ClusterClient(name, url, session) for name, url in self._config.clusters]
             gateway = GatewayClient(self._config.gateway_url, session)
             self.controller = Controller(self._config, clusters, gateway, self.events, self._log)
@@ -103,7 +113,7 @@ def build(config: AllocatorConfig, log: logging.Logger | None = None) -> tuple[w
     registry = CollectorRegistry()
     api = AllocatorApi(config, log or logging.Logger("allocator"))
     registry.register(api)
-    app = web.Application()
+    app = web.Application(middlewares=[token_guard(config.token)])
     app.router.add_get("/events", api.events.handler)
     app.router.add_get("/state", api.state)
     app.router.add_post("/decide", api.decide)
@@ -150,7 +160,7 @@ def _models(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> t
 @click.option("--gateway-url", default="", help="Fail-back waits until this gateway routes to the home replica.")
 def main(**options: object) -> None:
     """Run the allocator over one or more clusters."""
-    run_by_hand(run, AllocatorConfig(**options))  # type: ignore[arg-type]
+    run_by_hand(run, AllocatorConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """What each serving process is told at its start: frozen, picklable values, made by the environment.
 
 Whoever starts a process builds one of these and calls the ``run`` of its module (in a forked child, or by hand through
-the module's command line). Configs never open, read or check anything.
+the module's command line). Configs never open, read or check anything. ``token``: the run's own, which every request
+that changes state must bring (``serve.token_guard``); it is in no repr, so that no log has it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -34,6 +35,7 @@ class StoreConfig:
     max_queue: int = 64
     retry_after_s: float = 0.25
     log_dir: Path | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class AgentConfig:
     fetch_timeout_s: float = 600.0
     parallel_objects: int = 4
     log_dir: Path | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class ServerConfig:
     drain_s: float = 1.0
     access_log: Path | None = None
     log_dir: Path | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,7 @@ class GatewayConfig:
     """Names that exist even before a replica of them was seen: 503 rather than 404."""
     retries: int = 0
     log_dir: Path | None = None
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -146,3 +151,4 @@ class AllocatorConfig:
     decision_delay_s: float = 0.0
     gateway_url: str = ""
     log_dir: Path | None = None
+    token: str = field(default="", repr=False)

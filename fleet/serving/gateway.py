@@ -29,7 +29,7 @@ from yarl import URL
 from fleet.serving.config import GatewayConfig
 from fleet.serving.gateway_metrics import GatewayMetrics
 from fleet.serving.routing import Replica, Routes
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
 from fleet.serving.watching import Watching
 from history.clock import NS_PER_S, now_ns
 
@@ -291,7 +291,7 @@ def build(config: GatewayConfig, log: logging.Logger | None = None) -> tuple[web
     """The gateway as an application with a registry of its own, and the object behind it."""
     registry = CollectorRegistry()
     api = GatewayApi(config, registry, log or logging.Logger("gateway"))
-    app = web.Application(client_max_size=16 * 1024**2)
+    app = web.Application(client_max_size=16 * 1024**2, middlewares=[token_guard(config.token, PATHS)])
     for path in PATHS:
         app.router.add_post(path, api.forward)
     app.router.add_post("/drain", api.drain)
@@ -329,7 +329,7 @@ def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) ->
 @click.option("--retries", type=int, default=0, show_default=True, help="Other replicas tried after a failure.")
 def main(**options: object) -> None:
     """Run the gateway in front of one or more clusters."""
-    run_by_hand(run, GatewayConfig(**options))  # type: ignore[arg-type]
+    run_by_hand(run, GatewayConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -7,15 +7,17 @@ made inside the call (loop, registry, log file), nothing at import.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
 
 import click
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from history.errors import BlackstartError, FleetError
@@ -25,6 +27,10 @@ SHUTDOWN_S: Final = 0.05
 
 KEEP_ALIVE_S: Final = 75.0
 """An idle connection lives this long here; clients drop theirs sooner, so that none is reused as it closes."""
+
+TOKEN_HEADER: Final = "x-blackstart-token"
+TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
+"""Environment variable that gives the token to a service that is started by hand."""
 
 Drain = Callable[[], Awaitable[None]]
 Config = TypeVar("Config")
@@ -67,6 +73,37 @@ async def _serve(app: web.Application, host: str, port: int, log: logging.Logger
     finally:
         await runner.cleanup()
         log.info("ended")
+
+
+def token_guard(token: str, public: Collection[str] = ()) -> Middleware:
+    """Middleware: whatever is neither a GET nor in ``public`` needs ``token`` in ``TOKEN_HEADER``, else 403.
+
+    A service without a token takes no such request from anybody. Put it on every application, so that an endpoint
+    added later is closed until somebody says otherwise.
+    """
+    wanted = token.encode()
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.method in ("GET", "HEAD") or request.path in public or request.match_info.http_exception:
+            return await handler(request)
+        given = request.headers.get(TOKEN_HEADER, "").encode("utf-8", "surrogateescape")
+        if wanted and hmac.compare_digest(given, wanted):
+            return await handler(request)
+        reason = f"{request.method} {request.path} needs this run's token in {TOKEN_HEADER}"
+        return web.json_response({"error": reason}, status=403)
+
+    return guard
+
+
+def token_headers(token: str) -> dict[str, str]:
+    """What a client of guarded endpoints sends."""
+    return {TOKEN_HEADER: token} if token else {}
+
+
+def token_by_hand() -> str:
+    """The token of a service that is started by hand; "" without one."""
+    return os.environ.get(TOKEN_VARIABLE, "")
 
 
 def process_log(name: str, log_dir: Path | None) -> logging.Logger:

@@ -30,7 +30,15 @@ from prometheus_client import CollectorRegistry
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
-from fleet.serving.serve import metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import (
+    metrics_handler,
+    process_log,
+    run_by_hand,
+    serve,
+    token_by_hand,
+    token_guard,
+    token_headers,
+)
 from fleet.serving.server_metrics import ServerMetrics
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
@@ -278,7 +286,7 @@ class ServerApi:
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Opens the client session, starts the load, and ends both."""
-        async with aiohttp.ClientSession() as session:
+        async with aiohttp.ClientSession(headers=token_headers(self._config.token)) as session:
             self.server = ModelServer(self._config, session, self._registry, self._log)
             loading = asyncio.create_task(self.server.start())
             yield
@@ -309,7 +317,7 @@ def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.
     """The server as an application with a registry of its own, and the object behind it."""
     registry = CollectorRegistry()
     api = ServerApi(config, registry, log or logging.Logger("server"))
-    app = web.Application(client_max_size=16 * 1024**2)
+    app = web.Application(client_max_size=16 * 1024**2, middlewares=[token_guard(config.token, KIND_OF_PATH)])
     for path in KIND_OF_PATH:
         app.router.add_post(path, api.answer)
     app.router.add_get("/v1/models", api.models)
@@ -346,7 +354,7 @@ def run(config: ServerConfig) -> None:
 @click.option("--access-log", type=click.Path(path_type=Path), default=None, help="One JSON line an answer.")
 def main(**options: object) -> None:
     """Run one model replica."""
-    run_by_hand(run, ServerConfig(**options))  # type: ignore[arg-type]
+    run_by_hand(run, ServerConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

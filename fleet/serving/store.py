@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
 from fleet.serving.config import StoreConfig
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve
+from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
 from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
 
 __all__ = ["StoreConfig", "build_app", "make_weights", "run"]
@@ -100,7 +100,7 @@ def build_app(config: StoreConfig) -> web.Application:
     """The store as an application with a registry of its own."""
     registry = CollectorRegistry()
     store = Store(config, registry)
-    app = web.Application()
+    app = web.Application(middlewares=[token_guard(config.token)])
     app.router.add_get("/models/{model:.+}", store.get_model)
     app.router.add_get("/objects/{sha256}", store.get_object)
     app.router.add_get("/healthz", healthz)
@@ -124,7 +124,7 @@ def run(config: StoreConfig) -> None:
 @click.option("--max-queue", type=int, default=64, show_default=True, help="Downloads at once; then 503 ServerBusy.")
 def main(**options: object) -> None:
     """Run a weight store: GET /models/NAME, GET /objects/SHA256?cluster=NAME."""
-    run_by_hand(run, StoreConfig(**options))  # type: ignore[arg-type]
+    run_by_hand(run, StoreConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from fleet.environments.local.fleet import LocalFleet, marked
 from fleet.environments.local.zygote import Exits, Signal
 from fleet.forecast import forecast
 from fleet.protocols import Cluster, Fleet, FreezeControl, PowerControl
+from fleet.serving.serve import token_headers
 from history.clock import Anchor, now_ns
 from history.errors import FaultError, FleetError
 from history.op import CONTROLLER, DECIDED, DETECTED, OBSERVER, REPLICA_READY, RETURNED, WATCH_GAP, Op
@@ -112,7 +113,8 @@ def test_clusters_have_addresses_of_their_own(fleet: LocalFleet) -> None:
 
 def test_gpus_are_counted_and_pending_says_why(fleet: LocalFleet) -> None:
     jade = fleet.layout.clusters["jade"]
-    request = urllib.request.Request(f"{jade.url}/replicas/extra", b'{"model": "code"}', method="PUT")
+    headers = token_headers(fleet.layout.token)
+    request = urllib.request.Request(f"{jade.url}/replicas/extra", b'{"model": "code"}', headers, method="PUT")
     names = ["extra", "extra-2"]
     try:
         for name in names:
@@ -125,7 +127,8 @@ def test_gpus_are_counted_and_pending_says_why(fleet: LocalFleet) -> None:
     finally:
         for name in names:
             url = f"{jade.url}/replicas/{name}"
-            urllib.request.urlopen(urllib.request.Request(url, method="DELETE"), timeout=2).close()
+            request = urllib.request.Request(url, headers=headers, method="DELETE")
+            urllib.request.urlopen(request, timeout=2).close()
     eventually(lambda: everybody_home(fleet))
     eventually(lambda: _free(f"{jade.url}/nodes", 3))  # after the drain its GPUs are free again
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from fleet.serving.serve import token_headers
+
 ASK_TIMEOUT_S = 0.5
 
 How = Literal["answered", "refused", "unreachable", "connect-timeout", "no-answer", "reset"]
@@ -40,8 +42,11 @@ class Answer:
         return f"{self.url}: {what}"
 
 
-def ask(url: str, *, timeout_s: float = ASK_TIMEOUT_S, method: str = "GET", read_body: bool = True) -> Answer:
-    """One request on a new connection; ``timeout_s`` bounds the connect and again each read."""
+def ask(
+    url: str, *, timeout_s: float = ASK_TIMEOUT_S, method: str = "GET", read_body: bool = True, token: str = ""
+) -> Answer:
+    """One request on a new connection; ``timeout_s`` bounds the connect and again each read. ``token``: the run's own,
+    for requests that change something."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
     try:
@@ -54,7 +59,9 @@ def ask(url: str, *, timeout_s: float = ASK_TIMEOUT_S, method: str = "GET", read
         except OSError:
             return Answer(url, "unreachable")
         try:
-            connection.request(method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}")
+            connection.request(
+                method, f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}", headers=token_headers(token)
+            )
             response = connection.getresponse()
             body = _json(response.read()) if read_body else None
             return Answer(url, "answered", response.status, body)

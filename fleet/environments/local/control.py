@@ -14,7 +14,7 @@ import logging
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from fleet.environments.local.replicas import Kubelet
 from fleet.environments.local.scheduler import NodeState, ReplicaState, Scheduler
 from fleet.serving.config import AgentConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import healthz, metrics_handler, process_log, serve
+from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
 from fleet.spec import ModelSpec
 from history.op import REPLICA_CREATED, REPLICA_FAILED, REPLICA_READY, REPLICA_WEIGHTS
 
@@ -56,6 +56,7 @@ class ControlConfig:
     nodes: tuple[NodeConfig, ...]
     models: tuple[ModelSpec, ...]
     logs: Path
+    token: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -222,7 +223,7 @@ class ControlPlane:
 def build(config: ControlConfig, streams: dict[str, socket.socket], log: logging.Logger) -> web.Application:
     """The application; ``streams``: a connected socket to each node-init."""
     plane = ControlPlane(config, streams, log)
-    app = web.Application()
+    app = web.Application(middlewares=[token_guard(config.token)])
     app.router.add_get("/readyz", plane.readyz)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/nodes", plane.nodes)

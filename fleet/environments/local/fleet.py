@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -228,7 +229,10 @@ class LocalFleet:
         self._addresses = addresses.reserve()
         host = self._gateway_host if self._gateway_port else ""
         work_dir, logs = self._dirs()
-        self._layout = lay_out(self._spec, self._addresses, work_dir, logs, host, self._gateway_port)
+        token = secrets.token_hex(16)  # goes to the services within their configs, over the zygote's own socket
+        self._layout = lay_out(
+            self._spec, self._addresses, work_dir, logs, token, gateway_host=host, gateway_port=self._gateway_port
+        )
         if BLACK_HOLE in self._signatures:
             for network in self._layout.networks.values():  # left by a fleet of our number that was killed whole
                 black_hole.close_hole(network)

@@ -6,7 +6,7 @@ Pure given its addresses; ``LocalFleet`` makes it once and starts processes from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.environments.local.addresses import Addresses, Ports
@@ -29,6 +29,8 @@ class Layout:
     allocator: AllocatorConfig
     work_dir: Path
     logs: Path
+    token: str = field(repr=False)
+    """What every request that changes the state of a service must bring; this run's own."""
 
     @property
     def gateway_url(self) -> str:
@@ -47,7 +49,14 @@ class Layout:
 
 
 def lay_out(
-    spec: FleetSpec, addresses: Addresses, work_dir: Path, logs: Path, gateway_host: str, gateway_port: int
+    spec: FleetSpec,
+    addresses: Addresses,
+    work_dir: Path,
+    logs: Path,
+    token: str,
+    *,
+    gateway_host: str,
+    gateway_port: int,
 ) -> Layout:
     """The layout of ``spec`` on ``addresses``; ports are free as it looks, and stay the same over power cycles."""
     outside, ports = addresses.outside, Ports()
@@ -63,6 +72,7 @@ def lay_out(
             cross_cluster_bytes_s=links[store.name],
             max_queue=store.max_queue,
             log_dir=logs,
+            token=token,
         )
         for store in spec.stores
     )
@@ -80,20 +90,24 @@ def lay_out(
             cluster=cluster.name,
             host=host,
             port=ports.take(host),
-            nodes=_nodes(spec, cluster, agent_ports, nearest, work_dir, logs / cluster.name),
+            nodes=_nodes(spec, cluster, agent_ports, nearest, work_dir, logs / cluster.name, token),
             models=spec.models,
             logs=logs / cluster.name,
+            token=token,
         )
     apis = tuple((name, config.url) for name, config in clusters.items())
-    gateway = _gateway(spec, apis, gateway_host or outside, gateway_port or ports.take(gateway_host or outside), logs)
+    host = gateway_host or outside
+    gateway = _gateway(spec, apis, host, gateway_port or ports.take(host), logs, token)
+    gateway_url = f"http://{gateway.host}:{gateway.port}"
     return Layout(
         stores=stores,
         clusters=clusters,
         networks={cluster.name: addresses.network(i) for i, cluster in enumerate(spec.clusters, 1)},
         gateway=gateway,
-        allocator=_allocator(spec, apis, outside, ports.take(outside), f"http://{gateway.host}:{gateway.port}", logs),
+        allocator=_allocator(spec, apis, outside, ports.take(outside), gateway_url, logs, token),
         work_dir=work_dir,
         logs=logs,
+        token=token,
     )
 
 
@@ -104,6 +118,7 @@ def _nodes(
     store_urls: tuple[str, ...],
     work_dir: Path,
     logs: Path,
+    token: str,
 ) -> tuple[NodeConfig, ...]:
     """Peers in order: the own cluster's nodes first, then the others'."""
     own = [node.name for node in cluster.nodes]
@@ -123,12 +138,15 @@ def _nodes(
             peer_urls=tuple(f"http://{agents[name][0]}:{agents[name][1]}" for name in peers),
             peer_fetch=spec.switches.peer_fetch,
             log_dir=logs,
+            token=token,
         )
         nodes.append(NodeConfig(node.name, host, node.gpus, agent))
     return tuple(nodes)
 
 
-def _gateway(spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, logs: Path) -> GatewayConfig:
+def _gateway(
+    spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, logs: Path, token: str
+) -> GatewayConfig:
     switches = spec.switches
     return GatewayConfig(
         host=host,
@@ -141,11 +159,18 @@ def _gateway(spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port
         models=tuple(m.name for m in spec.models),
         retries=switches.retries,
         log_dir=logs,
+        token=token,
     )
 
 
 def _allocator(
-    spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, gateway_url: str, logs: Path
+    spec: FleetSpec,
+    apis: tuple[tuple[str, str], ...],
+    host: str,
+    port: int,
+    gateway_url: str,
+    logs: Path,
+    token: str,
 ) -> AllocatorConfig:
     switches = spec.switches
     return AllocatorConfig(
@@ -161,4 +186,5 @@ def _allocator(
         decision_delay_s=switches.decision_delay_s,
         gateway_url=gateway_url,
         log_dir=logs,
+        token=token,
     )

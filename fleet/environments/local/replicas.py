@@ -119,6 +119,7 @@ class Kubelet:
             first_token_seconds=model.first_token_ms / 1000,
             access_log=self._config.logs / f"access-{replica.name}.jsonl",
             log_dir=self._config.logs,
+            token=self._config.token,
         )
         self._send(node.name, StartProcess(replica.name, config, self._server_log(replica)))
 

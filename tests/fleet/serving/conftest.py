@@ -16,7 +16,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fleet.serving.events import EventLog
+from fleet.serving.serve import token_guard, token_headers
 from fleet.serving.weights import Manifest, make_weights
+
+TOKEN = "token-of-this-run"
+"""What the laboratory's session sends and its stubs demand, as in a run."""
 
 
 class Lab:
@@ -28,7 +32,7 @@ class Lab:
 
     async def __aenter__(self) -> Lab:
         await self._stack.__aenter__()
-        self.session = await self._stack.enter_async_context(aiohttp.ClientSession())
+        self.session = await self._stack.enter_async_context(aiohttp.ClientSession(headers=token_headers(TOKEN)))
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -92,7 +96,7 @@ class ControlPlane:
     async def power_on(self) -> None:
         """Starts empty, at the same address as before."""
         self._fresh()
-        app = web.Application()
+        app = web.Application(middlewares=[token_guard(TOKEN)])
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/nodes", self._nodes)
         app.router.add_get("/replicas", self._list)
@@ -170,6 +174,12 @@ class ControlPlane:
 async def _lab() -> AsyncIterator[Lab]:
     async with Lab() as lab:
         yield lab
+
+
+@pytest.fixture(scope="session")
+def token() -> str:
+    """The token of the laboratory's run."""
+    return TOKEN
 
 
 @pytest.fixture(scope="session")

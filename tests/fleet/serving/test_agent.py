@@ -34,6 +34,7 @@ def agent_config(cache: Path, *stores: str, **changes: Any) -> AgentConfig:
         "cache_bytes": 1_000_000,
         "store_urls": stores,
         "fetch_timeout_s": 0.5,
+        "token": "token-of-this-run",
     }
     return AgentConfig(**fields | changes)
 

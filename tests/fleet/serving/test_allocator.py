@@ -16,7 +16,9 @@ from aiohttp import web
 from fleet.serving import allocator
 from fleet.serving.config import AllocatedModel, AllocatorConfig
 from fleet.serving.events import Event
+from fleet.serving.serve import token_guard
 
+TOKEN = "token-of-this-run"
 MODELS = (
     AllocatedModel("big", 4, 1, 20, ("cobalt",)),
     AllocatedModel("chat", 1, 3, 100, ("amber", "cobalt", "jade")),
@@ -33,7 +35,7 @@ class StubGateway:
         self.drained: list[tuple[str, str]] = []
 
     def app(self) -> web.Application:
-        app = web.Application()
+        app = web.Application(middlewares=[token_guard(TOKEN)])
         app.router.add_get("/state", self.state)
         app.router.add_post("/drain", self.drain)
         return app
@@ -75,6 +77,7 @@ class Stage:
             "models": MODELS,
             "detect_interval_s": 0.03,
             "gateway_url": await self.it.url(self.gateway.app()),
+            "token": TOKEN,
         }
         app, self.api = allocator.build(AllocatorConfig(**fields | changes))
         self.url = await self.it.url(app)

@@ -87,6 +87,7 @@ class Stage:
             "clusters": (("amber", self.amber.url), ("jade", self.jade.url)),
             "health_interval_s": 30.0,
             "models": ("m",),
+            "token": "token-of-this-run",
         }
         app, self.api = gateway.build(GatewayConfig(**fields | changes))
         self.url = await self.it.url(app)

@@ -17,6 +17,7 @@ from fleet.serving.config import AgentConfig, ServerConfig, StoreConfig
 from fleet.serving.weights import Manifest, make_weights, object_path
 
 Weights = tuple[Path, Manifest]
+TOKEN = "token-of-this-run"
 CHAT = "/v1/chat/completions"
 
 
@@ -36,7 +37,7 @@ class Bench:
         await self.control.power_on()
         store_config = StoreConfig("s", "127.0.0.1", 0, self.root, egress_bytes_s)
         self.store_url = await self.it.url(store.build_app(store_config))
-        agent_config = AgentConfig("amber", "n1", "127.0.0.1", 0, self.cache, 10**7, (self.store_url,))
+        agent_config = AgentConfig("amber", "n1", "127.0.0.1", 0, self.cache, 10**7, (self.store_url,), token=TOKEN)
         self.agent_url = await self.it.url(agent.build_app(agent_config))
         return await self.server(**changes)
 
@@ -53,6 +54,7 @@ class Bench:
             "control_url": self.control.url,
             "token_seconds": 0.0,
             "first_token_seconds": 0.0,
+            "token": TOKEN,
         }
         app, self.api = server.build(ServerConfig(**fields | changes))
         url: str = await self.it.url(app)
@@ -373,7 +375,7 @@ def test_the_agent_may_start_after_the_server(lab: Any, bench: Any, tmp_path: Pa
             await late.close()
             url = await b.server(replica="m-2", agent_url=f"http://127.0.0.1:{port}")
             await asyncio.sleep(0.05)
-            config = AgentConfig("amber", "n2", "127.0.0.1", 0, tmp_path / "c2", 10**7, (b.store_url,))
+            config = AgentConfig("amber", "n2", "127.0.0.1", 0, tmp_path / "c2", 10**7, (b.store_url,), token=TOKEN)
             await it.serve(agent.build_app(config), port)
             await b.ready(url)
 
