@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.environments.kind.offline import gobuild, host, images
+from fleet.environments.kind.offline import gobuild, host, images, serving
 from fleet.environments.kind.offline.paths import Image, Paths, cache_dir
 from fleet.environments.kind.offline.plan import Plan, make_plan, node_name, serving_name
 from fleet.environments.kind.offline.recipe import Shelf, missing
@@ -51,6 +51,15 @@ def test_the_serving_images_packages_are_the_projects_own_and_pinned() -> None:
     declared = {line.split(">")[0] for line in project["dependencies"]}
     pinned = {line.split("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()}
     assert set(read().requirements) <= declared & pinned
+
+
+def test_the_dockerfile_for_ordinary_hosts_holds_the_same() -> None:
+    text = (ROOT / "fleet/environments/kind/Dockerfile").read_text()
+    versions = read()
+    assert f"FROM python:{versions.python}-slim\n" in text
+    assert f"-c /tmp/constraints.txt {' '.join(versions.requirements)}\n" in text
+    assert [f"COPY {name} /{serving.PROJECT}/{name}" in text for name in versions.project] == [True, True]
+    assert f"PYTHONPATH=/{serving.PROJECT} " in text
 
 
 def test_an_edit_of_a_source_rebuilds_the_top_of_the_serving_image_alone(project: Path) -> None:

@@ -187,8 +187,8 @@ def clean(state: State, say: Say) -> None:
     for mount in [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()][::-1]:
         if mount.startswith(f"{RUN}/"):
             subprocess.run(["umount", "--lazy", mount], check=False)
-    for folder in set(cgroups()) - set(state.cgroups):
-        with contextlib.suppress(OSError):
+    for folder in (*(set(cgroups()) - set(state.cgroups)), "/run/docker/plugins", "/run/docker"):
+        with contextlib.suppress(OSError):  # not there, or somebody else's things are in it
             os.rmdir(folder)
     shutil.rmtree(RUN)
     say(f" ✓ taken out: bridges {', '.join(bridges) or 'none'}; {gone} packet filter lines")

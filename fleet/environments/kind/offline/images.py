@@ -7,6 +7,7 @@ python -m fleet.environments.kind.offline.images --plan    what would be done, a
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -46,19 +47,23 @@ def main(only_plan: bool, load: bool) -> None:
     def say(line: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s {line}", flush=True)
 
+    signal.signal(signal.SIGTERM, interrupted)
     try:
-        versions, paths = read(), Paths.of_this_machine()
-        plan = make_plan(versions, PROJECT, mirror=os.environ.get(MIRROR, ""))
         if only_plan:
-            print(described(plan, Shelf(paths.cache)))
-            return
-        build(versions, paths, plan, say, load=load)
+            print(described(make_plan(read(), PROJECT), Shelf(Paths.of_this_machine().cache)))
+        else:
+            ensure(say, load=load)
     except BlackstartError as error:
         print(f"Error: {error.message}\nNext: {error.hint}", file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("Interrupted. What is done is kept: the same command goes on from here.", file=sys.stderr)
         sys.exit(130)
+
+
+def interrupted(*_: object) -> None:
+    """What SIGTERM does here: the same as Ctrl-C, so that no compiler is left running."""
+    raise KeyboardInterrupt
 
 
 def described(plan: Plan, shelf: Shelf) -> str:
@@ -72,7 +77,19 @@ def described(plan: Plan, shelf: Shelf) -> str:
     return "\n".join(lines)
 
 
-def build(versions: Versions, paths: Paths, plan: Plan, say: Callable[[str], None], *, load: bool) -> None:
+def ensure(say: Callable[[str], None], *, load: bool = True) -> Mapping[str, Image]:
+    """The two images as of this checkout's sources, ``node`` and ``serving``, built when they are not there.
+
+    What ``fleet up`` may call before it makes clusters: 0.2 s when all is there, seconds when only sources changed.
+    """
+    versions = read()
+    plan = make_plan(versions, PROJECT, mirror=os.environ.get(MIRROR, ""))
+    return build(versions, Paths.of_this_machine(), plan, say, load=load)
+
+
+def build(
+    versions: Versions, paths: Paths, plan: Plan, say: Callable[[str], None], *, load: bool
+) -> Mapping[str, Image]:
     """Make what is missing, link kind and kubectl into bin/, write images.json, load the images."""
     shelf = Shelf(paths.cache)
     if load:
@@ -94,6 +111,7 @@ def build(versions: Versions, paths: Paths, plan: Plan, say: Callable[[str], Non
             docker.load(image)
         say(f" ✓ {image.name} ({size:.0f} MiB)")
     say(f" ✓ {paths.kind} and {paths.kubectl}")
+    return images
 
 
 def image_list(versions: Versions, plan: Plan, shelf: Shelf) -> Mapping[str, Image]:

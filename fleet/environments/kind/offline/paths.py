@@ -3,8 +3,11 @@
     from fleet.environments.kind.offline.paths import Paths
     paths = Paths.of_this_machine()
     paths.kind, paths.kubectl                     # programs in the cache's bin/, links into the shelf
-    paths.node_image, paths.images["serving"]     # names as Docker and the clusters know them, once built
+    paths.images["node"].name                     # as Docker and the clusters know it, once built
 
+    paths.images["serving"].archive               # for `kind load image-archive`, which needs no Docker store
+
+``images`` are those of the last build; ``images.ensure`` makes sure that they are those of the sources as they are now.
 ``make kind-images`` writes ``images.json`` beside bin/; nothing here builds, and a missing file is an empty answer.
 """
 
