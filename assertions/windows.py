@@ -61,10 +61,11 @@ def edges(run: Run) -> Edges:
     start, stop = load_bounds(run.history)
     injections = run.history.of_kind(FAULT_INJECT)
     injected = injections[0].t_intended if injections else None
-    heals = [
-        op.t_intended for op in run.history.of_kind(FAULT_HEAL) if injected is not None and op.t_intended > injected
-    ]
-    healed = min(heals, default=None)
+    hurt = {op.cluster for op in injections}
+    hurt = hurt - {""} or hurt  # a weight store that is mended while a cluster is down ends no fault window
+    heals = run.history.of_kind(FAULT_HEAL)
+    later = [op.t_intended for op in heals if injected is not None and op.t_intended > injected and op.cluster in hurt]
+    healed = min(later, default=None)
     victims = tuple(
         dict.fromkeys(op.cluster for op in injections if op.cluster and (healed is None or op.t_intended < healed))
     )

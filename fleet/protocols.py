@@ -95,6 +95,83 @@ class FreezeControl(Protocol):
     def verify_thawed(self) -> tuple[Signal, ...]: ...
 
 
+@runtime_checkable
+class PartitionControl(Protocol):
+    """Partition: nothing passes between the cluster and the rest, either way; inside, it lives and serves on."""
+
+    def cut_off(self) -> None: ...
+
+    def verify_cut_off(self) -> tuple[Signal, ...]: ...
+
+    def reconnect(self) -> None: ...
+
+    def verify_reconnected(self) -> tuple[Signal, ...]: ...
+
+
+@runtime_checkable
+class ControlPlaneControl(Protocol):
+    """Control-plane cut: the cluster's API is gone; what runs on its nodes runs and serves on."""
+
+    def cut_control_plane(self) -> None: ...
+
+    def verify_control_plane_cut(self) -> tuple[Signal, ...]:
+        """The API silent *and* every node's data plane answering, each asked now."""
+        ...
+
+    def mend_control_plane(self) -> None: ...
+
+    def verify_control_plane_mended(self) -> tuple[Signal, ...]: ...
+
+
+@runtime_checkable
+class RebuildControl(Protocol):
+    """Destruction: the cluster is deleted with all it held; ``rebuild`` provisions a new one of the same name."""
+
+    def destroy(self) -> None: ...
+
+    def verify_destroyed(self) -> tuple[Signal, ...]: ...
+
+    def rebuild(self) -> None:
+        """Returns when provisioning has begun; idempotent."""
+        ...
+
+    def verify_rebuilt(self) -> tuple[Signal, ...]:
+        """A signal a stage of provisioning, in order (api, nodes, gpus); the runner records when each was first ok."""
+        ...
+
+
+@runtime_checkable
+class TrafficControl(Protocol):
+    """Gradual return: how much of the traffic that it could take a cluster is given by the entry point."""
+
+    def set_traffic_share(self, share: float) -> None:
+        """1: all that it could take; 0: none; idempotent. ``FaultError`` when the entry point does not take it."""
+        ...
+
+    def traffic_share(self) -> float: ...
+
+
+@runtime_checkable
+class StoreControl(Protocol):
+    """Faults of a weight store, which stands outside every cluster: a capability of the fleet."""
+
+    def brown_out(self, store: str, factor: float) -> None:
+        """Egress drops to ``factor`` of what was declared."""
+        ...
+
+    def corrupt(self, store: str) -> None:
+        """Every object that it sends from now on has a wrong byte."""
+        ...
+
+    def verify_store(self, store: str, factor: float, corrupt: bool) -> tuple[Signal, ...]:
+        """Does the store do that now? By what it says and by what it sends."""
+        ...
+
+    def mend_store(self, store: str) -> None:
+        """As declared again; idempotent."""
+        ...
+
+
 class Controller(Protocol):
     """Adapter to whatever re-allocates models: supplies only *detected*, *decided* and their like."""
 

@@ -1,7 +1,17 @@
 """What a drill script is made of. Values without side effects; every one knows the line that wrote it."""
 
 from drills.engine.nouns.drill import BlastRadius, Drill, OpenLoop
-from drills.engine.nouns.faults import Fault, Freeze, Noop, PowerLoss
+from drills.engine.nouns.faults import (
+    ControlPlaneCut,
+    CorruptWeights,
+    Destroy,
+    Fault,
+    Freeze,
+    Noop,
+    Partition,
+    PowerLoss,
+    WeightStoreBrownout,
+)
 from drills.engine.nouns.guards import Guard
 from drills.engine.nouns.located import Located, Problem, Where
 from drills.engine.nouns.objectives import Objective
@@ -10,6 +20,9 @@ from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, 
 __all__ = [
     "Baseline",
     "BlastRadius",
+    "ControlPlaneCut",
+    "CorruptWeights",
+    "Destroy",
     "Drill",
     "Fault",
     "Freeze",
@@ -20,10 +33,12 @@ __all__ = [
     "Objective",
     "Observe",
     "OpenLoop",
+    "Partition",
     "PowerLoss",
     "Problem",
     "Restore",
     "Step",
     "Until",
+    "WeightStoreBrownout",
     "Where",
 ]

@@ -127,7 +127,7 @@ class Drill(Located):
         found += self._order_problems()
         clusters = tuple(cluster.name for cluster in self.fleet.clusters)
         for fault in self.faults:
-            found += fault_problems(fault, clusters)
+            found += fault_problems(fault, self.fleet)
         found += self._objective_problems(clusters)
         for guard in self.guards:
             found += guard.problems()
@@ -136,12 +136,15 @@ class Drill(Located):
     def _order_problems(self) -> list[Problem]:
         found: list[Problem] = []
         hurt: set[str] = set()
+        outside: set[str] = set()
         if not self.steps or not isinstance(self.steps[0], Baseline):
             found.append(self.problem("steps: the first step must be a Baseline; without it nothing can be compared"))
         if not self.faults:
             found.append(self.problem("steps: there is no Inject; a drill that injects nothing proves nothing"))
         for step in self.steps:
-            if isinstance(step, Inject):
+            if isinstance(step, Inject) and not step.fault.cluster:
+                outside.add(step.fault.target)
+            elif isinstance(step, Inject):
                 hurt.add(step.fault.cluster)
                 if len(hurt) > self.blast_radius.clusters:
                     found.append(
@@ -158,9 +161,10 @@ class Drill(Located):
                         )
                     )
             elif isinstance(step, Restore):
-                if step.cluster not in hurt:
+                if step.cluster not in hurt | outside:
                     found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))
                 hurt.discard(step.cluster)
+                outside.discard(step.cluster)
         return found
 
     def _objective_problems(self, clusters: tuple[str, ...]) -> list[Problem]:

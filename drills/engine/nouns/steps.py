@@ -58,7 +58,7 @@ class Inject(Located):
     fault: Fault
 
     def describe(self) -> str:
-        return f"Inject {self.fault.mark(None).kind} into {self.fault.cluster}"
+        return f"Inject {self.fault.mark(None).kind} into {self.fault.target}"
 
     def longest_s(self) -> float:
         return 0.0
@@ -95,7 +95,7 @@ class Observe(Located):
 
 @dataclass(frozen=True)
 class Restore(Located):
-    """Heals the fault in ``cluster`` and verifies that the cluster is back."""
+    """Heals the fault in ``cluster`` (or in the weight store of that name) and verifies that it is back."""
 
     cluster: str
 

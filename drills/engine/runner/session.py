@@ -120,11 +120,12 @@ class Session:
 
     def inject(self, fault: Fault) -> tuple[Signal, ...]:
         """Journals, injects, verifies; ``RunStopped`` when the fault did not take effect."""
-        cluster, mark = self.clusters[fault.cluster], fault.mark(self.clusters[fault.cluster])
+        subject = self.clusters[fault.cluster] if fault.cluster else self.fleet
+        mark = fault.mark(subject)
         self._journal.write("intent", fault=mark.kind, cluster=mark.cluster, signature=mark.signature)
-        self._hurt[fault.cluster] = fault
+        self._hurt[fault.target] = fault
         called = self.clock()
-        fault.inject(cluster)
+        fault.inject(subject)
         self.recorder.event(
             FAULT_INJECT,
             at_ns=called,
@@ -135,26 +136,26 @@ class Session:
             label=mark.label,
         )
         self._journal.write("outcome", fault=mark.kind, cluster=mark.cluster, injected=True)
-        signals = self._until_all(lambda: fault.verify(cluster), VERIFY_S)
+        signals = self._until_all(lambda: fault.verify(subject), VERIFY_S)
         self._record_signals(FAULT_VERIFIED, called, fault.cluster, signals)
         if failed := [signal for signal in signals if not signal.ok]:
             raise RunStopped(
-                f"{mark.kind} in {fault.cluster} did not take effect within {VERIFY_S:g} s: "
+                f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s: "
                 + "; ".join(f"{signal.name}: {signal.seen}" for signal in failed)
             )
         return signals
 
     def heal(self, name: str) -> tuple[Signal, ...]:
-        """Heals the fault in cluster ``name`` and verifies; the signals say whether it is back. Idempotent."""
+        """Heals the fault in cluster or store ``name`` and verifies; the signals say whether it is back. Idempotent."""
         fault = self._hurt.get(name)
         if fault is None:
             return ()
-        cluster, called = self.clusters[name], self.clock()
-        self.recorder.event(FAULT_HEAL, at_ns=called, cluster=name)
-        fault.heal(cluster)
+        subject, called = self.clusters[fault.cluster] if fault.cluster else self.fleet, self.clock()
+        self.recorder.event(FAULT_HEAL, at_ns=called, cluster=fault.cluster, target=name)
+        fault.heal(subject)
         del self._hurt[name]
-        signals = self._until_all(lambda: fault.verify_healed(cluster), HEAL_S)
-        self._record_signals(FAULT_HEALED, called, name, signals)
+        signals = self._until_all(lambda: fault.verify_healed(subject), HEAL_S)
+        self._record_signals(FAULT_HEALED, called, fault.cluster, signals)
         self._journal.write("outcome", cluster=name, healed=all(signal.ok for signal in signals))
         return signals
 

@@ -49,7 +49,7 @@ class StepRunner:
         if isinstance(step, Inject):
             signals = session.inject(step.fault)
             seen = ", ".join(signal.seen for signal in signals)
-            return True, f"{session.plan.marks[0].label}; verified in {self._since(began):.2f} s ({seen})"
+            return True, f"{step.fault.mark(None).label}; verified in {self._since(began):.2f} s ({seen})"
         if isinstance(step, Restore):
             signals = session.heal(step.cluster)
             if failed := [signal for signal in signals if not signal.ok]:

@@ -79,13 +79,13 @@ def make_plan(file: DrillFile, environment: str, seed: int, fleet_spec: FleetSpe
         )
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
     placements = placements_planned(drill.fleet)
-    victims = dict.fromkeys(fault.cluster for fault in drill.faults)
+    victims = dict.fromkeys(fault.cluster for fault in drill.faults if fault.cluster)
     return Plan(
         file=file,
         drill=drill,
         environment=environment,
         seed=seed,
-        marks=tuple(fault.mark(clusters[fault.cluster]) for fault in drill.faults),
+        marks=tuple(fault.mark(clusters.get(fault.cluster, fleet)) for fault in drill.faults),
         forecasts=tuple(forecast(drill.fleet, placements, victim) for victim in victims),
         holds=tuple(holds),
     )
@@ -120,10 +120,10 @@ def unsupported(drill: Drill, fleet: Fleet) -> list[Problem]:
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
     entry = urlsplit(fleet.target().entry_url).hostname or ""
     for fault in drill.faults:
-        cluster = clusters[fault.cluster]
-        if reason := fault.unsupported(cluster):
-            found.append(Problem(fault.where, f"fault in {fault.cluster}: {reason}"))
-        if entry in victim_hosts(cluster):
+        cluster = clusters.get(fault.cluster)
+        if reason := fault.unsupported(cluster or fleet):
+            found.append(Problem(fault.where, f"fault in {fault.target}: {reason}"))
+        if cluster is not None and entry in victim_hosts(cluster):
             found.append(
                 Problem(fault.where, f"the entry point {entry} stands in {fault.cluster} and would die with it")
             )
