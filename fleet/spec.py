@@ -172,7 +172,7 @@ class FleetSpec:
         if problems := self.problems():
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
             raise UsageError(
-                f"fleet {self.name!r} has {count}:\n" + "\n".join(f"  - {p}" for p in problems),
+                f"fleet {self.name!r} has {count}",
                 hint="correct all of them; FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
                 problems=problems,
             )
@@ -239,7 +239,7 @@ def _from_tables(raw: dict[str, Any], path: str) -> FleetSpec:
     switches = _convert(raw.get("switches", {}), Switches, "switches", wrong)
     if wrong:
         raise UsageError(
-            f"fleet file {path} has {len(wrong)} mistake(s):\n" + "\n".join(f"  - {w}" for w in wrong),
+            f"fleet file {path} has {len(wrong)} mistake{'s' * (len(wrong) > 1)}",
             hint="FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
             problems=tuple(wrong),
         )

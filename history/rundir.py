@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from history.errors import RecordingError, UsageError
-from history.records import RunHeader
+from history.records import SCHEMA_VERSION, RunHeader
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class RunDirectory:
     def read_header(self) -> RunHeader:
         """Reads ``header.json``; ``UsageError`` where this is no run directory or one of another version."""
         try:
-            return msgspec.json.decode(self.header.read_bytes(), type=RunHeader)
+            header = msgspec.json.decode(self.header.read_bytes(), type=RunHeader)
         except FileNotFoundError as error:
             raise UsageError(
                 f"{self.path} is not a run directory: it has no header.json",
@@ -78,6 +78,12 @@ class RunDirectory:
                 f"{self.header} cannot be read: {error}",
                 hint="the file is damaged or was written by another version of blackstart",
             ) from error
+        if header.schema_version != SCHEMA_VERSION:
+            raise UsageError(
+                f"{self.header} has schema version {header.schema_version}; this blackstart reads {SCHEMA_VERSION}",
+                hint="read it with the version of blackstart that it names under versions",
+            )
+        return header
 
     def write_schedule(self, schedule: Schedule) -> None:
         """Writes the plan before the load starts, so that a send without a record is still known."""

@@ -9,6 +9,7 @@ sends, so a stop that was written before its instant is obeyed exactly, however 
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -99,10 +100,7 @@ class ControlFiles:
 
     def clear(self) -> None:
         """Removes the files; nothing in them is part of the history."""
-        for path in [self._control, *self._folder.glob("worker-*.json")]:
-            path.unlink(missing_ok=True)
-        if self._folder.is_dir():
-            self._folder.rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)  # a worker killed in the middle of a write leaves its part
 
     def _worker(self, index: int) -> Path:
         return self._folder / f"worker-{index}.json"

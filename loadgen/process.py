@@ -87,7 +87,9 @@ class LoadProcess:
         deadline_ns = now_ns() + int(timeout_s * NS_PER_S)
         while len(self._workers("ready")) < self._processes:
             if self.poll() is not None:
-                raise self.failure() or BlackstartError("the load process ended before it was ready")
+                raise self.failure() or BlackstartError(
+                    "the load process ended before it was ready", hint=f"read {self._log}"
+                )
             if now_ns() > deadline_ns:
                 raise BlackstartError(
                     f"the load process was not ready after {timeout_s:g} s: {self._tail()}", hint=f"read {self._log}"

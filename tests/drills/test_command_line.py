@@ -11,13 +11,21 @@ import pytest
 from drills.engine.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
+EXIT_WORDS = (
+    (0, "pass"),
+    (1, "fail"),
+    (2, "unknown"),
+    (3, "the harness failed"),
+    (4, "usage"),
+    (130, "interrupted"),
+)
 
 
 def test_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(f"blackstart {name}" in text for name in COMMANDS)
-    assert all(f"{code} {word}" in text for code, word in ((0, "pass"), (1, "fail"), (2, "unknown"), (4, "usage")))
+    assert all(f"{code} {word}" in text for code, word in EXIT_WORDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -138,3 +146,19 @@ def test_help_loads_no_room_but_the_command_line() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_drill_file_that_exits_is_never_a_pass(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "exits.py"
+    path.write_text("import sys\nsys.exit(0)\n")
+    assert main(["run", str(path)]) == 4
+    assert "exits.py:2: SystemExit: 0" in capsys.readouterr().err
+
+
+def test_a_fleet_files_mistakes_are_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text("name = 5\nzebras = 1\n")
+    assert main(["plan", "cluster-loss", "--fleet", str(path)]) == 4
+    err = capsys.readouterr().err
+    assert err.count("'zebras'") == 1
+    assert err.count("name is 5") == 1

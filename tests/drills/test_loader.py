@@ -53,6 +53,7 @@ def test_a_missing_path_is_said(tmp_path: Path) -> None:
         ("x = 1\ndef (\n", "bad.py:2: invalid syntax"),
         ("x = 1\n\n1 / 0\n", "bad.py:3: ZeroDivisionError: division by zero"),
         ("from blackstart import Baseline\n\nBaseline(second=1)\n", "bad.py:3: TypeError: "),
+        ("import sys\nsys.exit(0)\n", "bad.py:2: SystemExit: 0"),
         ("x = 1\n", "it defines no `drill`"),
         ("drill = 5\n", "it defines no `drill`"),
         ("from blackstart import Nothing\n", "bad.py:1: ImportError: cannot import name 'Nothing'"),

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -14,11 +13,9 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from harness import MICRO, Blackstart, only_run, run
-
 from history.op import FAULT_INJECT, FLEET_READY, REPLICA_READY
 from history.reader import Run, read_run
+from tests.drills.harness import MICRO, Blackstart, only_run, run
 
 pytestmark = pytest.mark.drill
 

@@ -85,7 +85,7 @@ def test_all_problems_come_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         spec.validated()
     assert caught.value.problems == spec.problems()
-    assert all(problem in caught.value.message for problem in spec.problems())
+    assert "7 problems" in caught.value.message
 
 
 @given(

@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> int:
     except BlackstartError as error:
         print_error(console, error)
         return error.exit_code
-    except Exception:
+    except (Exception, SystemExit):  # an exit from elsewhere must never look like a pass
         console.print(traceback.format_exc())
         console.print("This is a defect of blackstart; the run directory, if one was named above, is kept.")
         return 3

@@ -69,7 +69,7 @@ def load(file: DrillFile) -> Drill:
         raise UsageError(
             f"{file.path}:{error.lineno}: {error.msg}", hint="the file is not valid Python; mend that line"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a file that calls sys.exit must not end the run as a pass
         raise UsageError(
             f"{file.path}:{_line_of(error, file.path)}: {type(error).__name__}: {error}",
             hint="the drill file raised this while it was read; compare with a drill of `blackstart list`",
