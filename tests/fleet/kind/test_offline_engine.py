@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from fleet.environments.kind.offline import engine
+from fleet.environments.kind.offline import docker, engine
 from fleet.environments.kind.offline.packet_filter import removals
+from fleet.environments.kind.offline.paths import Image
+from history.errors import FleetError
 
 BEFORE = """# Generated
 *filter
@@ -152,3 +154,42 @@ def test_the_shim_does_the_same_for_a_process_that_joins_a_container(tmp_path: P
 def test_the_shim_leaves_other_calls_alone(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("not even json")
     assert shim(tmp_path, "delete", "--force", "name") == ["delete", "--force", "name"]
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("echo 'permission denied on the socket' >&2; exit 1", "permission denied on the socket"),
+        ("exit 1", "it gives no reason"),
+    ],
+)
+def test_no_engine_is_an_error_with_the_clients_reason_and_the_next_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, why: str
+) -> None:
+    fake_docker(tmp_path, monkeypatch, script)
+    with pytest.raises(FleetError, match=f"no Docker engine answers: {why}") as caught:
+        docker.check_engine()
+    assert "make docker-engine" in caught.value.hint
+
+
+def test_an_image_of_the_same_name_with_another_content_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_docker(tmp_path, monkeypatch, "echo 0123")
+    image = Image("blackstart/node:x", tmp_path / "image.tar", "0123")
+    assert docker.has(image)
+    assert not docker.has(Image(image.name, image.archive, "4567"))
+
+
+def test_an_archive_that_docker_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_docker(tmp_path, monkeypatch, "echo 'no space left on device' >&2; exit 1")
+    with pytest.raises(FleetError, match=r"image\.tar: no space left on device"):
+        docker.load(Image("blackstart/node:x", tmp_path / "image.tar", "0123"))
+
+
+def fake_docker(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A docker client that does what the script says, first on the PATH."""
+    client = folder / "docker"
+    client.write_text(f"#!/bin/sh\n{script}\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

@@ -4,33 +4,45 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from typing import Final
 
 from fleet.environments.kind.offline.archive import KEY_LABEL
 from fleet.environments.kind.offline.paths import Image
 from history.errors import FleetError
 
-START = "start one: as root `make docker-engine`; or install and start Docker, and let this user reach it"
+ANSWERS_WITHIN_S: Final = 60.0
+"""An engine that takes longer to say its version does not answer."""
+START: Final = "start one: as root `make docker-engine`; or install and start Docker, and let this user reach it"
 
 
-def docker(*words: str) -> subprocess.CompletedProcess[str]:
+def docker(*words: str, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
     """Run the docker client; never raises for its exit code."""
-    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False)
+    return subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def ask() -> tuple[str, str]:
+    """The version of the Docker engine that answers, and, when none does, the reason."""
+    if not shutil.which("docker"):
+        return "", "no docker on the PATH"
+    try:
+        asked = docker("version", "--format", "{{.Server.Version}}", timeout_s=ANSWERS_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        return "", f"nothing came within {ANSWERS_WITHIN_S:.0f} s"
+    said = asked.stderr.strip().splitlines()
+    return (asked.stdout.strip(), "") if asked.returncode == 0 else ("", said[-1] if said else "it gives no reason")
 
 
 def engine_version() -> str:
     """The version of the Docker engine that answers, or nothing."""
-    if not shutil.which("docker"):
-        return ""
-    asked = docker("version", "--format", "{{.Server.Version}}")
-    return asked.stdout.strip() if asked.returncode == 0 else ""
+    return ask()[0]
 
 
 def check_engine() -> str:
     """The engine's version; ``FleetError`` with the next step when none answers."""
-    if version := engine_version():
-        return version
-    why = docker("version").stderr.strip().splitlines() if shutil.which("docker") else ["no docker on the PATH"]
-    raise FleetError(f"no Docker engine answers: {why[-1] if why else 'no reason given'}", hint=START)
+    version, why = ask()
+    if not version:
+        raise FleetError(f"no Docker engine answers: {why}", hint=START)
+    return version
 
 
 def has(image: Image) -> bool:

@@ -123,7 +123,7 @@ def start(say: Say) -> None:
     began = time.monotonic()
     paths = Paths.of_this_machine()
     command = engine_command(paths.cache / "engine", RUN, shim=None if may_raise_limits() else RUN / SHIM.name)
-    RUN.mkdir(mode=0o700, exist_ok=True)
+    RUN.mkdir(mode=0o755, exist_ok=True)
     shutil.copy(SHIM, RUN)  # the checkout may change or go while the engine runs
     (paths.cache / "engine").mkdir(parents=True, exist_ok=True)
     log = paths.cache / "engine" / "dockerd.log"
@@ -151,6 +151,8 @@ def stop(say: Say) -> None:
     if state is None:
         say(" ✓ no engine of blackstart's own runs")
         return
+    if os.geteuid() != 0:
+        raise FleetError(f"root started the engine (pid {state.pid})", hint="sudo make docker-engine-stop")
     if alive(state):
         os.kill(state.pid, signal.SIGTERM)
         deadline = time.monotonic() + ENDS_WITHIN_S
