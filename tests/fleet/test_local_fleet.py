@@ -318,6 +318,14 @@ def test_power_on_right_after_power_off_is_a_new_life(fleet: LocalFleet, cobalt:
     eventually(lambda: everybody_home(fleet), 10)
 
 
+def test_a_reply_whose_asker_was_interrupted_is_never_taken_for_another(fleet: LocalFleet) -> None:
+    assert fleet._connection is not None
+    fleet._connection.send((0, Exits()))  # asked, and interrupted before the reply was read
+    with pytest.raises(FleetError, match="could not carry out"):
+        fleet.ask_zygote("nonsense")
+    assert isinstance(fleet.ask_zygote(Exits()), dict)
+
+
 def test_a_service_outside_that_dies_is_named(fleet: LocalFleet) -> None:
     """Last: the fleet has no allocator afterwards."""
     assert fleet.died() == ()

@@ -158,9 +158,11 @@ class LocalCluster:
             if not self._off and self._alive():
                 return
             self._wait_gone()
+            if self._pgid:  # only its first life finds anything in its caches
+                config = config.without_seeds()
             start = Start(self.name, run.__module__, run.__name__, (config,), config.logs / "control.out", group=True)
             pid = self._hands.ask_zygote(start)
-            if not isinstance(pid, int):
+            if not isinstance(pid, int) or isinstance(pid, bool):
                 raise FaultError(f"cluster {self.name} was not started: {pid!r}", hint="see the fleet's logs")
             self._pgid, self._off = pid, False
 

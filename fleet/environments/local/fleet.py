@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -80,6 +81,7 @@ class LocalFleet:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
+        self._asked = 0
         self._addresses: Addresses | None = None
         self._work_dir: Path | None = None
         self._layout: Layout | None = None
@@ -198,18 +200,31 @@ class LocalFleet:
             if self._connection is None or self._connection.closed:
                 raise FleetError("the fleet is not running", hint="start it first")
             try:
-                self._connection.send(request)
-                if not self._connection.poll(_REPLY_S):
-                    raise FleetError(f"the fleet's zygote did not answer {request!r} in {_REPLY_S:g} s")
-                reply: object = self._connection.recv()
+                self._asked += 1
+                self._connection.send((self._asked, request))
+                reply = self._reply_to(self._asked, request)
             except (OSError, EOFError) as error:
                 raise FleetError(
                     f"the fleet's zygote is gone: {tail(self._zygote_log())}",
                     hint="its clusters died with it; run again, and look for an out-of-memory kill",
                 ) from error
         if isinstance(reply, Exception):
-            raise FleetError(f"the fleet could not carry out {request!r}: {reply}") from reply
+            raise FleetError(
+                f"the fleet could not carry out {request!r}: {reply}", hint=f"read {self._zygote_log()}"
+            ) from reply
         return reply
+
+    def _reply_to(self, number: int, request: object) -> object:
+        """The reply to that request; those to earlier ones, whose asker was interrupted, are dropped."""
+        assert self._connection is not None
+        deadline_s = time.monotonic() + _REPLY_S
+        while self._connection.poll(max(0.0, deadline_s - time.monotonic())):
+            answered, reply = self._connection.recv()
+            if answered == number:
+                return reply
+        raise FleetError(
+            f"the fleet's zygote did not answer {request!r} in {_REPLY_S:g} s", hint=f"read {self._zygote_log()}"
+        )
 
     def control_config(self, cluster: str) -> ControlConfig | None:
         """See ``cluster.Hands``."""

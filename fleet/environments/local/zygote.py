@@ -117,15 +117,16 @@ class Zygote:
                 self.reap()
             if self.connection.fileno() in readable:
                 try:
-                    request = self.connection.recv()
+                    number, request = self.connection.recv()
                 except (EOFError, OSError):
                     return
+                reply: object
                 try:
                     reply = self.handle(request)
                 except Exception as error:  # the harness must hear of it, whatever it is
                     reply = error
                 with contextlib.suppress(OSError):  # a harness that died meanwhile: the next recv says so
-                    self.connection.send(reply)
+                    self.connection.send((number, reply))
 
     def handle(self, request: object) -> object:
         """Carries out one request."""
