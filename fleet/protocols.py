@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from history.op import Op
 from history.records import ClusterFacts, FleetFacts, Placement, Signal, Target
@@ -177,6 +177,15 @@ class Controller(Protocol):
 
     def watch(self, emit: Emit, stop: threading.Event) -> None:
         """Emits controller ops, stamped on receipt, until ``stop`` is set."""
+        ...
+
+
+@runtime_checkable
+class Leftovers(Protocol):
+    """A fleet that can leave something behind when the harness is killed."""
+
+    def leftovers(self) -> dict[str, Any]:
+        """Facts (JSON) by which the environment's ``restore_leftovers`` heals it; more of them once it has started."""
         ...
 
 

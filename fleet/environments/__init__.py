@@ -2,14 +2,16 @@
 
 local/       every cluster a group of real processes on this machine (the embedded default)
 
-``open_fleet`` is the one door: it makes a fleet by the environment's name and starts nothing.
+``open_fleet`` is the one door: it makes a fleet by the environment's name and starts nothing. ``lock_targets``,
+``facts_to_heal`` and ``restore_leftovers`` are what safety asks of an environment.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from fleet.protocols import Fleet
+from fleet.protocols import Fleet, Leftovers
 from fleet.spec import FleetSpec
 from history.errors import UsageError
 
@@ -27,4 +29,28 @@ def open_fleet(
         from fleet.environments.local.fleet import LocalFleet
 
         return LocalFleet(spec, work_dir=work_dir, logs=logs, gateway_port=gateway_port)
+    raise UsageError(f"unknown environment {environment!r}", hint=f"environments are: {', '.join(ENVIRONMENTS)}")
+
+
+def lock_targets(environment: str, spec: FleetSpec) -> tuple[str, ...]:
+    """What a run must hold alone: this host for ``local``, each cluster elsewhere."""
+    if environment == "local":
+        return ("local",)
+    return tuple(f"{environment}-{cluster.name}" for cluster in spec.clusters)
+
+
+def facts_to_heal(fleet: Fleet) -> dict[str, Any]:
+    """The facts (JSON) by which what this fleet may leave can be removed without it; written ahead by the journal."""
+    return fleet.leftovers() if isinstance(fleet, Leftovers) else {}
+
+
+def restore_leftovers(environment: str, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Heals and removes what a dead run left; one line for each thing done, () when nothing was left. Idempotent.
+
+    ``FleetError`` when something will not go. ``facts`` may be incomplete: a journal can be cut at any byte.
+    """
+    if environment == "local":
+        from fleet.environments.local import leftovers
+
+        return leftovers.restore(facts)
     raise UsageError(f"unknown environment {environment!r}", hint=f"environments are: {', '.join(ENVIRONMENTS)}")

@@ -1,13 +1,20 @@
-"""The write-ahead journal: intent on disk (fsync) before every injection, outcome after it.
+"""The write-ahead journal: intent on disk (fsync) before every injection, outcome after it; one JSON object a line.
 
-Read by people today, by ``restore`` later; one JSON object a line. It never decides anything.
+    begin     environment, and the facts by which it can be healed without the dead process's memory; before the start
+    fleet     the facts again, once the fleet is up       intent    before an injection       outcome   after it
+    end       everything was healed and stopped           restored  ``blackstart restore`` did it instead
+
+Written by the run and by ``restore``, read by ``restore`` and by whoever asks whether a run is healed. A line that was
+cut by a kill is no entry. It never decides anything.
 """
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,18 +25,69 @@ class Journal:
     """Appends entries to ``path``; each is on disk when ``write`` returns."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
 
-    def write(self, entry: str, **fields: str | int | bool) -> None:
-        """One entry (``intent``, ``outcome``); ``RecordingError`` when the disk does not take it."""
-        line = msgspec.json.encode({"entry": entry, "wall_unix_ns": time.time_ns(), "pid": os.getpid(), **fields})
+    def write(self, entry: str, **fields: Any) -> None:
+        """One entry; ``RecordingError`` when the disk does not take it."""
+        append_line(self.path, {"entry": entry, "wall_unix_ns": time.time_ns(), "pid": os.getpid(), **fields})
+
+
+@dataclass(frozen=True)
+class JournalState:
+    """What a journal says. ``healed``: nothing of the run can be left. ``hurt``: clusters with an open intent."""
+
+    begun: bool = False
+    healed: bool = False
+    environment: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+    hurt: tuple[str, ...] = ()
+    damaged: int = 0
+
+
+def read_journal(path: Path) -> JournalState:
+    """Reads as much as there is: a missing, half-written or damaged journal is never an error."""
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError:
+        return JournalState()
+    begun = healed = False
+    environment, damaged = "", 0
+    facts: dict[str, Any] = {}
+    hurt: dict[str, bool] = {}
+    for line in filter(None, lines):
         try:
-            with self._path.open("ab") as file:
-                file.write(line + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RecordingError(
-                f"cannot write the journal {self._path}: {error.strerror}",
-                hint="nothing was injected; free space or choose another place with --out DIR",
-            ) from error
+            entry = msgspec.json.decode(line, type=dict[str, Any])
+        except (msgspec.MsgspecError, ValueError, RecursionError):
+            damaged += 1
+            continue
+        kind, found = entry.get("entry"), entry.get("facts")
+        if kind in ("begin", "fleet"):
+            begun, healed = True, False
+            environment = str(entry.get("environment") or environment)
+            facts |= found if isinstance(found, dict) else {}
+        elif kind == "intent":
+            begun, healed = True, False
+            hurt[str(entry.get("cluster", ""))] = True
+        elif kind == "outcome" and entry.get("healed") is True:
+            hurt.pop(str(entry.get("cluster", "")), None)
+        elif kind in ("end", "restored"):
+            healed, hurt = True, {}
+    return JournalState(begun, healed, environment, facts, tuple(hurt), damaged)
+
+
+def append_line(path: Path, record: Any) -> None:
+    """Appends one JSON line and waits until it is on disk; a line that was cut before is kept apart from it."""
+    line = msgspec.json.encode(record) + b"\n"
+    try:
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                line = line if file.read(1) == b"\n" else b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise RecordingError(
+            f"cannot write the journal {path}: {error.strerror}",
+            hint="nothing is injected without it; free space or choose another place with --out DIR",
+        ) from error

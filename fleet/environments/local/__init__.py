@@ -7,4 +7,5 @@ zygote.py     the preloaded process that forks all others            processes.p
 control.py    a cluster's control plane (API)                        scheduler.py  who gets which GPUs
 replicas.py   Kubelet: starts and ends replicas                      node.py       node-init: forks agent and servers
 ask.py        one question, with a short time-out                    black_hole.py packets that vanish
+leftovers.py  what is left when harness and zygote die together
 """

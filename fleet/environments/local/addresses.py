@@ -21,7 +21,7 @@ import psutil
 from history.errors import FleetError
 
 PLAIN: Final = "127.0.0.1"
-_LOCK_PORT: Final = 21994
+LOCK_PORT: Final = 21994
 _FLEETS: Final = range(64, 251)
 CONTROL_HOST: Final = 250
 
@@ -68,7 +68,7 @@ def reserve(rng: random.Random | None = None) -> Addresses:
     for number in numbers[start:] + numbers[:start]:
         lock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
-            lock.bind((f"127.{number}.255.1", _LOCK_PORT))
+            lock.bind((f"127.{number}.255.1", LOCK_PORT))
         except OSError as error:
             lock.close()
             if error.errno == errno.EADDRINUSE:

@@ -23,12 +23,12 @@ import uuid
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
 from fleet import prometheus
-from fleet.environments.local import addresses, black_hole
+from fleet.environments.local import addresses, black_hole, leftovers
 from fleet.environments.local.addresses import Addresses
 from fleet.environments.local.cluster import BLACK_HOLE, REFUSED, LocalCluster
 from fleet.environments.local.control import ControlConfig
@@ -174,6 +174,14 @@ class LocalFleet:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def leftovers(self) -> dict[str, Any]:
+        """The facts by which ``leftovers.restore`` removes this fleet when nobody of it is alive to do so."""
+        networks = [] if self._layout is None else [network for network in self._layout.networks.values() if network]
+        work_dir = self._work_dir or self._wanted_dir
+        zygote = self._zygote.pid if self._zygote is not None else 0
+        facts: dict[str, Any] = {"fleet_id": self.fleet_id, "networks": networks, "zygote": zygote, "marker": MARKER}
+        return facts | {"work_dir": str(work_dir.resolve()) if work_dir else ""}
 
     # -- for its clusters -------------------------------------------------------------------------------------------
 
@@ -358,12 +366,7 @@ class LocalController:
 
 def marked(fleet_id: str) -> list[psutil.Process]:
     """All live processes of a fleet, by the marker in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):
-            if process.environ().get(MARKER) == fleet_id and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-    return found
+    return leftovers.living(fleet_id)
 
 
 def sweep(directory: Path) -> None:

@@ -1,0 +1,103 @@
+"""What a fleet leaves when harness and zygote die together is removed from its recorded facts alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from fleet.environments import lock_targets, restore_leftovers
+from fleet.environments.local import black_hole
+from fleet.environments.local.leftovers import living
+from fleet.environments.local.zygote import LOCK_NAME, MARKER
+from fleet.fleets import micro
+from history.errors import UsageError
+
+HARNESS = textwrap.dedent(
+    """
+    import json, sys
+    from pathlib import Path
+    from fleet import fleets
+    from fleet.environments import facts_to_heal, open_fleet
+    fleet = open_fleet("local", fleets.micro(), work_dir=Path(sys.argv[1]))
+    assert facts_to_heal(fleet)["work_dir"] == sys.argv[1]
+    fleet.start(lambda _: None)
+    cobalt, jade = fleet.clusters[1:]
+    cobalt.power_off("black-hole" if "black-hole" in cobalt.signatures else "refused")
+    jade.freeze()
+    print(json.dumps(facts_to_heal(fleet)), flush=True)
+    sys.stdin.read()
+    """
+)
+
+
+def rules() -> str:
+    if not black_hole.possible():
+        return ""
+    return subprocess.run(["iptables", "-w", "-S", "INPUT"], capture_output=True, text=True, check=True).stdout
+
+
+def test_everything_is_removed_after_both_were_killed(tmp_path: Path) -> None:
+    work_dir = tmp_path / "fleet"
+    command = [sys.executable, "-c", HARNESS, str(work_dir)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as harness:
+        assert harness.stdout is not None
+        facts = json.loads(harness.stdout.readline())
+        try:
+            os.kill(facts["zygote"], signal.SIGSTOP)  # so that it cannot clean up before it is killed
+            harness.kill()
+            os.kill(facts["zygote"], signal.SIGKILL)
+            done = restore_leftovers("local", facts)
+        finally:
+            harness.kill()
+            for process in living(facts["fleet_id"]):
+                process.kill()
+    assert any("removed" in line and str(work_dir) in line for line in done)
+    assert living(facts["fleet_id"]) == []
+    assert not work_dir.exists()
+    assert all(network not in rules() for network in facts["networks"])
+    assert restore_leftovers("local", facts) == ()
+
+
+def sleeper(work_dir: Path, mark: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)", str(work_dir)], env={**os.environ, MARKER: mark}
+    )
+
+
+def test_without_the_id_the_work_directory_finds_them_and_nobody_else(tmp_path: Path) -> None:
+    mine, other = sleeper(tmp_path / "a" / "fleet", "unknown"), sleeper(tmp_path / "b" / "fleet", "another")
+    try:
+        assert restore_leftovers("local", {"work_dir": str(tmp_path / "a" / "fleet")}) == (
+            "ended 1 processes of the fleet",
+        )
+        assert living("unknown") == []
+        assert other.poll() is None
+        assert restore_leftovers("local", {}) == ()
+    finally:
+        for process in (mine, other):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(("lock", "removed"), [(True, True), (False, False)])
+def test_only_a_fleets_own_directory_is_removed(lock: bool, removed: bool, tmp_path: Path) -> None:
+    work_dir = tmp_path / "precious"
+    work_dir.mkdir()
+    if lock:
+        (work_dir / LOCK_NAME).touch()
+    restore_leftovers("local", {"work_dir": str(work_dir), "fleet_id": "none"})
+    assert work_dir.exists() is not removed
+
+
+def test_environments_say_what_a_run_must_hold_alone() -> None:
+    assert lock_targets("local", micro()) == ("local",)
+    assert lock_targets("contexts", micro()) == ("contexts-amber", "contexts-cobalt", "contexts-jade")
+    with pytest.raises(UsageError, match="unknown environment"):
+        restore_leftovers("nowhere", {})
