@@ -15,7 +15,7 @@ from fleet.spec import ClusterSpec, FleetSpec, ModelSpec
 _PLACE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
 LOOK_ALIKE_DISTANCE = 2
-_MAX_CLUSTERS, _MAX_NODES, _MAX_REPLICAS, _MAX_GPUS = 200, 200, 64, 4096
+_MAX_CLUSTERS, _MAX_NODES, _MAX_REPLICAS, _MAX_GPUS, _MAX_FINE_TUNES = 200, 200, 64, 4096, 999
 
 
 _SHOWN = 3
@@ -97,9 +97,11 @@ def _model_numbers(model: ModelSpec) -> Iterator[str]:
     yield from _within(f"{where} gpus", model.gpus, 1, _MAX_GPUS)
     yield from _within(f"{where} replicas", model.replicas, 1, _MAX_REPLICAS)
     yield from _within(f"{where} share", model.share, 0, 1)
+    yield from _within(f"{where} copies", model.copies, 1, _MAX_REPLICAS)
+    yield from _within(f"{where} fine_tunes", model.fine_tunes, 0, _MAX_FINE_TUNES)
     for name in ("weight_bytes", "slots", "prompt_tokens", "max_tokens"):
         yield from _positive(f"{where} {name}", getattr(model, name))
-    for name in ("queue", "first_token_ms", "token_ms"):
+    for name in ("queue", "first_token_ms", "token_ms", "zipf", "gpu_memory_bytes", "cold_requests", "cold_factor"):
         yield from _not_negative(f"{where} {name}", getattr(model, name))
 
 
@@ -145,7 +147,9 @@ def _switches(spec: FleetSpec) -> Iterator[str]:
         "health_interval_s",
     ):
         yield from _positive(f"switch {name}", getattr(switches, name))
-    for name in ("decision_delay_s", "retries"):
+    if switches.checks not in ("http", "tcp"):
+        yield f"switch checks {switches.checks!r}; it is http or tcp"
+    for name in ("decision_delay_s", "retries", "slow_start_s", "provision_node_s"):
         yield from _not_negative(f"switch {name}", getattr(switches, name))
 
 

@@ -36,9 +36,15 @@ class Flow:
     bytes: int
 
 
-def by_priority(models: Sequence[ModelSpec]) -> tuple[ModelSpec, ...]:
-    """Models in the order in which they are placed: higher priority first, then as declared."""
-    return tuple(sorted(models, key=lambda m: -m.priority))
+def in_order(replicas: Sequence[tuple[ModelSpec, int]]) -> list[tuple[ModelSpec, int]]:
+    """(model, index of its replica) in the order in which they are placed: higher priority first, then as given."""
+    return sorted(replicas, key=lambda item: -item[0].priority_of(item[1]))
+
+
+def _index(placement: Placement) -> int:
+    """The replica's index by its name (MODEL-1 is 0); 0 for a name of another kind."""
+    number = placement.replica.removeprefix(f"{placement.model}-")
+    return max(int(number) - 1, 0) if number.isdigit() else 0
 
 
 def placements_planned(spec: FleetSpec) -> tuple[Placement, ...]:
@@ -61,7 +67,10 @@ def forecast(spec: FleetSpec, placements: Sequence[Placement], victim: str) -> F
     if unknown := sorted(lost.keys() - {m.name for m in spec.models}):
         raise UsageError(f"placements name {', '.join(unknown)}, no model of fleet {spec.name!r}")
     nodes = _nodes(spec, [p for p in placements if p.cluster != victim], without=victim)
-    wanted = [m for m in by_priority(spec.models) for _ in range(lost[m.name])]
+    indexes = {
+        m.name: sorted(_index(p) for p in placements if p.cluster == victim and p.model == m.name) for m in spec.models
+    }
+    wanted = [m for m, _ in in_order([(m, i) for m in spec.models for i in indexes[m.name]])]
     places = admit([m.gpus for m in wanted], [n.free for n in nodes])
     moved = [(m, nodes[place]) for m, place in zip(wanted, places, strict=True) if place is not None]
     flows = _flows(spec, moved, [p for p in placements if p.cluster != victim])
@@ -129,7 +138,7 @@ def _flows(spec: FleetSpec, moved: Sequence[tuple[ModelSpec, _Node]], survivors:
     flows = []
     for model, node in moved:
         peers = spec.switches.peer_fetch and model.name in anywhere
-        size = 0 if peers or (model.name, node.name) in held else model.weight_bytes
+        size = 0 if peers or (model.name, node.name) in held else model.total_bytes
         held.add((model.name, node.name))
         anywhere.add(model.name)
         flows.append(Flow(model.name, node.cluster, spec.stores_for(node.cluster)[0].name, size))
@@ -163,7 +172,7 @@ def _row(
 def _plan(spec: FleetSpec) -> Iterator[tuple[Placement | None, str]]:
     """Each replica's planned place, or None and why not. Replicas with homes pack exactly inside each home; those
     without go, after them, to the cluster that has fewest of the model, then most free GPUs."""
-    wanted = [(m, i) for m in by_priority(spec.models) for i in range(m.replicas)]
+    wanted = in_order([(m, i) for m in spec.models for i in range(m.replicas)])
     nodes = _nodes(spec, [])
     places: dict[tuple[str, int], _Node] = {}
     for cluster in spec.clusters:

@@ -53,7 +53,14 @@ class ModelSpec:
     ``gpus`` a replica takes, all on one node. ``priority``: higher is re-allocated first. ``share`` of the load.
     ``homes``: clusters of its replicas in order, used round robin; empty = spread over all clusters.
     ``slots`` requests run at once in a replica, ``queue`` wait, the next is answered 429.
-    ``first_token_ms`` and ``token_ms`` are how long a replica takes for its first and each further token.
+    ``first_token_ms`` and ``token_ms`` are how long a replica takes for its first and each further token; for the first
+    ``cold_requests`` of its life ``cold_factor`` times as long (kernels compile, prefix caches fill).
+
+    ``fine_tunes`` above 0: a pool. Its replicas answer for that many fine-tunes (``NAME:001``, …), each of
+    ``weight_bytes``, loaded when first asked, least recently used out at ``gpu_memory_bytes`` (0 = no limit). Their
+    popularity is Zipf's with exponent ``zipf``; each is served by ``copies`` of the pool's replicas. Nodes start with
+    the fine-tunes of their replicas in their caches, as far as they hold them. ``spare_priority``: priority of every
+    replica but the first (None: the same).
     """
 
     name: str
@@ -73,6 +80,34 @@ class ModelSpec:
     stream: bool = True
     first_token_ms: float = 5.0
     token_ms: float = 2.0
+    cold_requests: int = 0
+    cold_factor: float = 1.0
+    fine_tunes: int = 0
+    zipf: float = 0.0
+    gpu_memory_bytes: int = 0
+    copies: int = 1
+    spare_priority: int | None = None
+
+    @property
+    def pool(self) -> tuple[str, ...]:
+        """The names of its fine-tunes, the most popular first; empty for a model of its own."""
+        return tuple(f"{self.name}:{number:03d}" for number in range(1, self.fine_tunes + 1))
+
+    @property
+    def total_bytes(self) -> int:
+        """Weights of the model, or of all fine-tunes of the pool."""
+        return self.weight_bytes * max(self.fine_tunes, 1)
+
+    def priority_of(self, index: int) -> int:
+        """The priority of replica ``index`` (from 0)."""
+        return self.priority if index == 0 or self.spare_priority is None else self.spare_priority
+
+    def asked(self) -> tuple[tuple[str, float], ...]:
+        """(name that requests ask for, share of the load): itself, or each fine-tune by its popularity."""
+        if not self.fine_tunes:
+            return ((self.name, self.share),)
+        weights = [rank**-self.zipf for rank in range(1, self.fine_tunes + 1)]
+        return tuple((name, self.share * w / sum(weights)) for name, w in zip(self.pool, weights, strict=True))
 
 
 @dataclass(frozen=True)
@@ -106,6 +141,12 @@ class Switches:
     their cluster is back. ``fallback``: the gateway answers from a model's fallback while it has no ready replica
     (off: the fallback is only advice to users, as in the outage). ``retries`` and
     the time-outs from there on are the gateway's.
+
+    ``checks``: whether a health check needs an answer, or only a TCP connection. ``slow_start_s``: over how long the
+    gateway gives a replica that became ready its traffic. ``single_flight``: a node downloads an object once, however
+    many replicas wait for it. ``honour_retry_after``: nodes wait as long as a busy store asks. ``provision_node_s``:
+    the provider's time to hand out each node of a cluster that is rebuilt. ``ingress_restored``: whether what a
+    restored cluster serves can be reached.
     """
 
     peer_fetch: bool = False
@@ -120,6 +161,12 @@ class Switches:
     connect_timeout_s: float = 0.3
     read_timeout_s: float = 10.0
     health_interval_s: float = 0.5
+    checks: Literal["http", "tcp"] = "http"
+    slow_start_s: float = 0.0
+    single_flight: bool = True
+    honour_retry_after: bool = True
+    provision_node_s: float = 0.0
+    ingress_restored: bool = True
 
     def to_facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every switch, for the run's header."""
@@ -191,6 +238,7 @@ class FleetSpec:
                 priority=m.priority,
                 share=m.share,
                 fallback=m.fallback,
+                fine_tunes=m.pool,
             )
             for m in self.models
         )
@@ -198,9 +246,10 @@ class FleetSpec:
     def mix_entries(self) -> tuple[MixEntry, ...]:
         """The load over the fleet's models by their declared shares; models of share 0 are left out."""
         return tuple(
-            MixEntry(m.name, m.kind, m.share, m.prompt_tokens, m.max_tokens, m.stream and m.kind != "embedding")
+            MixEntry(name, m.kind, share, m.prompt_tokens, m.max_tokens, m.stream and m.kind != "embedding")
             for m in self.models
             if m.share > 0
+            for name, share in m.asked()
         )
 
     @classmethod

@@ -8,7 +8,7 @@ that a send that nobody recorded is an unknown op and not a hole.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -118,13 +118,14 @@ class Run:
     schedule: Schedule
     history: History
     load: Requests = field(init=False)
-    """One row a send that was due before the load stopped, in schedule order: recorded, or unknown ``no-record``."""
+    """One row a send that was due before the load stopped, in schedule order: recorded, or unknown ``no-record``.
+    A fine-tune's ops have its pool as their model."""
     duplicates: int = field(init=False)
     """Load ops beyond the first for a ``seq``, or for a send that was not due: always 0 in a sound run."""
 
     def __post_init__(self) -> None:
         load, duplicates = _join(self.header, self.schedule, self.history)
-        object.__setattr__(self, "load", load)
+        object.__setattr__(self, "load", _by_pool(self.header, load))
         object.__setattr__(self, "duplicates", duplicates)
 
 
@@ -277,6 +278,16 @@ def load_bounds(history: History) -> tuple[int, int]:
     if len(history.requests):
         last = max(last, int(history.requests.t_sent.max()))
     return starts[0].t_intended, last + 1
+
+
+def _by_pool(header: RunHeader, load: Requests) -> Requests:
+    """The same ops, a fine-tune's under the name of its pool."""
+    pools = {name: model.name for model in header.fleet.models for name in model.fine_tunes}
+    if not pools:
+        return load
+    words = {word: code for code, word in enumerate(dict.fromkeys(pools.get(w, w) for w in load.model.words))}
+    lookup = np.array([words[pools.get(word, word)] for word in load.model.words], np.int32)
+    return replace(load, model=Text(lookup[load.model.codes], tuple(words)))
 
 
 def _no_records(header: RunHeader, schedule: Schedule, start: int, missing: NDArray[np.int64]) -> Requests:

@@ -30,6 +30,8 @@ class ModelFacts:
     priority: int
     share: float
     fallback: str = ""
+    fine_tunes: tuple[str, ...] = ()
+    """A pool's fine-tunes: requests ask for these, and are judged as the pool's. ``weight_bytes`` is of each."""
 
 
 @dataclass(frozen=True)
@@ -261,5 +263,9 @@ class RunHeader:
     objectives: tuple[ObjectiveSpec, ...]
     forecast: Forecast | None = None
     prometheus: bool = False
+    time_scale: float = 1.0
+    """One second of the run stands for so many seconds of what it replays; pages show both clocks."""
+    recovery_until: Literal["restore", "end"] = "restore"
+    """Where the fault window ends: at the restore call, or, where recovery may need the restore, with the load."""
     schema_version: int = SCHEMA_VERSION
     notes: tuple[str, ...] = field(default_factory=tuple)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
@@ -32,7 +33,7 @@ from fleet.serving.config import MIB, AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
 from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
-from fleet.serving.weights import Manifest, WeightObject
+from fleet.serving.weights import Manifest, WeightObject, decode_manifest, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
 from history.op import LOCAL, PEER, STORE
@@ -122,6 +123,8 @@ class Agent:
         self._lease_ids = count(1)
         self._freed = asyncio.Event()
         config.cache_dir.mkdir(parents=True, exist_ok=True)
+        for model in config.seeds:
+            self._seed(model, config.seed_root or config.cache_dir)
 
     async def fetch(self, model: str, corrupt: tuple[str, ...] = ()) -> Fetched:
         """All objects of a model on this disk, under a lease. ``KeyError``: unknown; ``FleetError``: no luck."""
@@ -188,6 +191,21 @@ class Agent:
         self._lose(sha256)
         return None
 
+    def _seed(self, model: str, root: Path) -> None:
+        """Links a model's objects into the cache, as if they had been fetched long ago."""
+        manifest = decode_manifest(manifest_path(root, model).read_bytes())
+        admission = self.cache.admit(manifest.objects)
+        if admission is None:
+            return
+        self._manifests[model] = manifest
+        for sha256 in admission.evicted:
+            self._path(sha256).unlink(missing_ok=True)
+        for item in admission.missing:
+            self._path(item.sha256).unlink(missing_ok=True)
+            os.link(object_path(root, item.sha256), self._path(item.sha256))
+            self.cache.arrived(item.sha256)
+        self.cache.release([item.sha256 for item in manifest.objects])
+
     async def _admit(self, manifest: Manifest) -> set[str]:
         """Takes the model's space, waiting for others to release theirs; returns what is here already."""
         if sum({item.sha256: item.bytes for item in manifest.objects}.values()) > self.cache.budget_bytes:
@@ -211,7 +229,7 @@ class Agent:
             self._metrics.moved(LOCAL, item.bytes)
             return LOCAL
         flight = self._flights.get(item.sha256)
-        if flight is None:
+        if flight is None or not self._config.single_flight:
             self.cache.admit((item,))  # the flight's own pin: its space stays taken until it has landed
             flight = asyncio.create_task(self._fly(item))
             self._flights[item.sha256] = flight
@@ -227,7 +245,7 @@ class Agent:
         return tier
 
     def _landed(self, sha256: str, task: asyncio.Task[str]) -> None:
-        del self._flights[sha256]
+        self._flights.pop(sha256, None)
         if not task.cancelled() and task.exception() is None:
             self.cache.arrived(sha256)
         self._release((sha256,))

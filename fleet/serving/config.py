@@ -15,6 +15,9 @@ from history.records import ModelKind
 
 MIB = 1024 * 1024
 
+Checks = Literal["http", "tcp"]
+"""What a health check asks for: an answer, or (tcp) only that somebody takes the connection."""
+
 
 @dataclass(frozen=True)
 class StoreConfig:
@@ -58,6 +61,14 @@ class AgentConfig:
     read_timeout_s: float = 5.0
     fetch_timeout_s: float = 600.0
     parallel_objects: int = 4
+    single_flight: bool = True
+    """Off: each replica that asks for an object that is not here gets a download of its own."""
+    honour_retry_after: bool = True
+    """Off: a store that answers 503 is asked again at once."""
+    seeds: tuple[str, ...] = ()
+    """Models that are in the cache when the agent starts, the least recently used first, as far as they fit: what a
+    long life has left there. Their objects are linked from ``seed_root``, where ``make_weights`` put them."""
+    seed_root: Path | None = None
     log_dir: Path | None = None
     token: str = field(default="", repr=False)
 
@@ -84,6 +95,9 @@ class ServerConfig:
     queue: int = 64
     token_seconds: float = 0.002
     first_token_seconds: float = 0.005
+    cold_requests: int = 0
+    """The first so many answers take ``cold_factor`` times as long: kernels compile, caches of prefixes are empty."""
+    cold_factor: float = 1.0
     pool: tuple[str, ...] = ()
     gpu_memory_bytes: int = 0
     load_timeout_s: float = 600.0
@@ -110,8 +124,13 @@ class GatewayConfig:
     health_interval_s: float = 0.5
     health_timeout_s: float = 0.5
     health_failures: int = 2
+    checks: Checks = "http"
+    slow_start_s: float = 0.0
+    """A replica that became ready gets its full part of its model's traffic only after this long, growing evenly."""
     fallbacks: tuple[tuple[str, str], ...] = ()
     pools: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    copies: tuple[tuple[str, int], ...] = ()
+    """(pool, how many of its replicas serve each of its fine-tunes); 1 where a pool is not named."""
     models: tuple[str, ...] = ()
     """Names that exist even before a replica of them was seen: 503 rather than 404."""
     retries: int = 0
@@ -129,6 +148,11 @@ class AllocatedModel:
     replicas: int
     priority: int = 0
     homes: tuple[str, ...] = ()
+    spare_priority: int | None = None
+
+    def priority_of(self, index: int) -> int:
+        """The priority of replica ``index`` (from 0): ``spare_priority`` for all but the first, where given."""
+        return self.priority if index == 0 or self.spare_priority is None else self.spare_priority
 
 
 @dataclass(frozen=True)
@@ -149,6 +173,7 @@ class AllocatorConfig:
     detect_timeout_s: float = 0.5
     failback: bool = True
     decision_delay_s: float = 0.0
+    checks: Checks = "http"
     gateway_url: str = ""
     log_dir: Path | None = None
     token: str = field(default="", repr=False)

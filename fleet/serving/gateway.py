@@ -192,6 +192,7 @@ class Gateway:
                 "node": replica.node,
                 "url": replica.url,
                 "routable": replica.routable,
+                "weight": self._routes.weight(replica),
                 "ejected": replica.ejected,
                 "draining": replica.draining,
                 "in_flight": replica.in_flight,
@@ -244,6 +245,8 @@ class GatewayApi:
             models=config.models,
             pools=dict(config.pools),
             fallbacks=dict(config.fallbacks),
+            copies=dict(config.copies),
+            slow_start_s=config.slow_start_s,
         )
         self._metrics = GatewayMetrics(self.routes, registry)
         self.gateway: Gateway

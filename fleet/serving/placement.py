@@ -51,8 +51,10 @@ def slots_of(models: Sequence[AllocatedModel]) -> tuple[Slot, ...]:
     """All slots, in the order in which they are placed."""
     return tuple(
         Slot(model.name, index, model.gpus, model.homes[index % len(model.homes)] if model.homes else "")
-        for model in sorted(models, key=lambda m: -m.priority)
-        for index in range(model.replicas)
+        for model, index in sorted(
+            ((model, index) for model in models for index in range(model.replicas)),
+            key=lambda item: -item[0].priority_of(item[1]),
+        )
     )
 
 

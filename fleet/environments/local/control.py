@@ -14,7 +14,7 @@ import logging
 import shutil
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -57,11 +57,20 @@ class ControlConfig:
     models: tuple[ModelSpec, ...]
     logs: Path
     token: str = field(default="", repr=False)
+    provision_node_s: float = 0.0
+    """The provider hands out one node after the other, each after this long. A cluster's first life does not wait."""
+    ingress: bool = True
+    """Off: the addresses that its replicas advertise lead nowhere, whatever its API says of itself."""
 
     @property
     def url(self) -> str:
         """Base URL of the API."""
         return f"http://{self.host}:{self.port}"
+
+    def without_seeds(self) -> ControlConfig:
+        """The same with empty caches."""
+        nodes = (replace(node, agent=replace(node.agent, seeds=())) for node in self.nodes)
+        return replace(self, nodes=tuple(nodes))
 
 
 class Wish(msgspec.Struct, frozen=True):

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from fleet.environments.local.addresses import Addresses, Ports
 from fleet.environments.local.control import ControlConfig, NodeConfig
+from fleet.forecast import placements_planned
 from fleet.serving.config import AgentConfig, AllocatedModel, AllocatorConfig, GatewayConfig, StoreConfig
+from fleet.serving.routing import owners
 from fleet.spec import ClusterSpec, FleetSpec
 
 PIECE_BYTES = 1024 * 1024
@@ -123,6 +125,7 @@ def _nodes(
     """Peers in order: the own cluster's nodes first, then the others'."""
     own = [node.name for node in cluster.nodes]
     others = [node.name for c in spec.clusters if c.name != cluster.name for node in c.nodes]
+    seeds = _seeds(spec)
     nodes = []
     for node in cluster.nodes:
         host, port = agents[node.name]
@@ -137,11 +140,27 @@ def _nodes(
             store_urls=store_urls,
             peer_urls=tuple(f"http://{agents[name][0]}:{agents[name][1]}" for name in peers),
             peer_fetch=spec.switches.peer_fetch,
+            single_flight=spec.switches.single_flight,
+            honour_retry_after=spec.switches.honour_retry_after,
+            seeds=seeds.get(node.name, ()),
+            seed_root=work_dir / "weights",
             log_dir=logs,
             token=token,
         )
         nodes.append(NodeConfig(node.name, host, node.gpus, agent))
     return tuple(nodes)
+
+
+def _seeds(spec: FleetSpec) -> dict[str, tuple[str, ...]]:
+    """Fine-tunes in the cache of each node at the start: those of its replicas, the most popular last."""
+    found: dict[str, list[str]] = {}
+    placements = placements_planned(spec) if any(m.fine_tunes for m in spec.models) else ()
+    for model in spec.models:
+        nodes = {(p.cluster, p.replica): p.node for p in placements if p.model == model.name}
+        for fine_tune in reversed(model.pool):
+            for owner in owners(fine_tune, list(nodes), model.copies):
+                found.setdefault(nodes[owner], []).append(fine_tune)
+    return {node: tuple(names) for node, names in found.items()}
 
 
 def _gateway(
@@ -155,7 +174,11 @@ def _gateway(
         connect_timeout_s=switches.connect_timeout_s,
         read_timeout_s=switches.read_timeout_s,
         health_interval_s=switches.health_interval_s,
+        checks=switches.checks,
+        slow_start_s=switches.slow_start_s,
         fallbacks=tuple((m.name, m.fallback) for m in spec.models if m.fallback) if switches.fallback else (),
+        pools=tuple((m.name, m.pool) for m in spec.models if m.fine_tunes),
+        copies=tuple((m.name, m.copies) for m in spec.models if m.fine_tunes),
         models=tuple(m.name for m in spec.models),
         retries=switches.retries,
         log_dir=logs,
@@ -177,12 +200,15 @@ def _allocator(
         host=host,
         port=port,
         clusters=apis,
-        models=tuple(AllocatedModel(m.name, m.gpus, m.replicas, m.priority, m.homes) for m in spec.models),
+        models=tuple(
+            AllocatedModel(m.name, m.gpus, m.replicas, m.priority, m.homes, m.spare_priority) for m in spec.models
+        ),
         reaction=switches.reaction,
         detect_interval_s=switches.detect_interval_s,
         detect_failures=switches.detect_failures,
         detect_timeout_s=switches.detect_timeout_s,
         failback=switches.failback,
+        checks=switches.checks,
         decision_delay_s=switches.decision_delay_s,
         gateway_url=gateway_url,
         log_dir=logs,

@@ -60,11 +60,10 @@ class Kubelet:
 
     async def open(self) -> None:
         """Connects to the node-inits, starts every agent, and watches."""
-        for name, stream in self._sockets.items():
+        for number, (name, stream) in enumerate(self._sockets.items(), 1):
             reader, self._writers[name] = await asyncio.open_connection(sock=stream)
             self._spawn(self._follow(name, reader))
-            self._start_agent(self._nodes[name])
-            self._spawn(self._register(self._nodes[name]))
+            self._spawn(self._provision(self._nodes[name], number * self._config.provision_node_s))
 
     async def close(self) -> None:
         """Stops watching; the node-inits see their sockets close and kill what they forked."""
@@ -101,7 +100,7 @@ class Kubelet:
     def _start(self, replica: ReplicaState) -> None:
         node, model = self._nodes[replica.node], self._models[replica.model]
         port = self._ports.take(node.host)
-        replica.url = f"http://{node.host}:{port}"
+        replica.url = f"http://{node.host}:{port if self._config.ingress else self._ports.take(node.host)}"
         config = ServerConfig(
             cluster=self._config.cluster,
             node=node.name,
@@ -117,6 +116,10 @@ class Kubelet:
             queue=model.queue,
             token_seconds=model.token_ms / 1000,
             first_token_seconds=model.first_token_ms / 1000,
+            cold_requests=model.cold_requests,
+            cold_factor=model.cold_factor,
+            pool=model.pool,
+            gpu_memory_bytes=model.gpu_memory_bytes,
             access_log=self._config.logs / f"access-{replica.name}.jsonl",
             log_dir=self._config.logs,
             token=self._config.token,
@@ -172,6 +175,12 @@ class Kubelet:
         self.schedule()
 
     # -- nodes ----------------------------------------------------------------------------------------------------
+
+    async def _provision(self, node: NodeConfig, wait_s: float) -> None:
+        """A node exists from the moment the provider hands it out."""
+        await asyncio.sleep(wait_s)
+        self._start_agent(node)
+        await self._register(node)
 
     def _start_agent(self, node: NodeConfig) -> None:
         self._send(node.name, StartProcess(_AGENT, node.agent, self._config.logs / f"agent-{node.name}.out"))
