@@ -98,6 +98,29 @@ def test_an_archive_holds_what_docker_load_expects(tmp_path: Path) -> None:
         assert "./top.txt" in layer.getnames()
 
 
+def test_an_upper_archive_names_all_layers_and_holds_the_top_one(tmp_path: Path) -> None:
+    layers = []
+    for name in ("low", "top"):
+        (tmp_path / f"{name}.tar").write_text(name)
+        layers.append(Layer.of(tmp_path / f"{name}.tar"))
+    image = Image(("blackstart/serving:1",), tuple(layers), ("/python",))
+    archive.write_upper(tmp_path / "upper.tar", image)
+    with tarfile.open(tmp_path / "upper.tar") as told:
+        files = {member.name: told.extractfile(member).read() for member in told.getmembers()}  # type: ignore[union-attr]
+    (named,) = json.loads(files["index.json"])["manifests"]
+    assert named["annotations"] == {"io.containerd.image.name": "docker.io/blackstart/serving:1"}
+    manifest = json.loads(files[f"blobs/{named['digest'].replace(':', '/')}"])
+    assert [(layer["digest"], layer["size"]) for layer in manifest["layers"]] == [
+        (f"sha256:{layer.sha256}", 3) for layer in layers
+    ]
+    assert files[f"blobs/sha256/{layers[1].sha256}"] == b"top"
+    assert f"blobs/sha256/{layers[0].sha256}" not in files
+    assert files[f"blobs/{manifest['config']['digest'].replace(':', '/')}"] == image.config()
+    for name, content in files.items():
+        if name.startswith("blobs/"):
+            assert name.endswith(hashlib.sha256(content).hexdigest())
+
+
 def test_a_layer_depends_on_contents_alone(tmp_path: Path) -> None:
     made: list[Layer] = []
     for number, name in enumerate(("first", "second")):

@@ -88,7 +88,7 @@ def test_a_pin_changes_what_depends_on_it(project: Path) -> None:
     assert changed(before, make_plan(with_module("kind", "v0.34.0"), project)) == {"kind", "kind-files", "node"}
     assert changed(before, make_plan(with_module("kubernetes", "v1.34.5"), project)) == {"kubernetes", "node"}
     (project / "constraints.txt").write_text("aiohttp==3.14.6\n")
-    assert changed(before, make_plan(versions, project)) == {"wheels", "serving-base", "serving"}
+    assert changed(before, make_plan(versions, project)) == {"wheels", "serving-base", "serving", "node"}
 
 
 def test_images_are_named_by_content(project: Path) -> None:

@@ -22,6 +22,8 @@ SEARCH_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """The kernel's name of a machine -> the name that images use."""
 KEY_LABEL: Final = "blackstart.key"
+CONTAINERD_PREFIX: Final = "docker.io/"
+"""What Kubernetes and containerd put in front of a short image name."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,34 @@ def write(path: Path, images: Sequence[Image]) -> None:
             layers = [f"{layer.sha256}.tar" for layer in image.layers]
             manifest.append({"Config": name, "RepoTags": list(image.names), "Layers": layers})
         add(archive, "manifest.json", json.dumps(manifest).encode())
+
+
+def write_upper(path: Path, image: Image) -> None:
+    """Write an image without its lower layers, for a containerd that has those unpacked already: an OCI layout whose
+    manifest names all layers and whose blobs are the configuration and the top layer. ``docker load`` refuses it."""
+    config, top = image.config(), image.layers[-1]
+    kind = "application/vnd.oci.image"
+    layers = [blob(f"{kind}.layer.v1.tar", one.sha256, one.path.stat().st_size) for one in image.layers]
+    about = blob(f"{kind}.config.v1+json", hashlib.sha256(config).hexdigest(), len(config))
+    manifest = json.dumps(
+        {"schemaVersion": 2, "mediaType": f"{kind}.manifest.v1+json", "config": about, "layers": layers}
+    ).encode()
+    named = [
+        blob(f"{kind}.manifest.v1+json", hashlib.sha256(manifest).hexdigest(), len(manifest))
+        | {"annotations": {"io.containerd.image.name": f"{CONTAINERD_PREFIX}{name}"}}
+        for name in image.names
+    ]
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
+        add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+        add(archive, "index.json", json.dumps({"schemaVersion": 2, "manifests": named}).encode())
+        for content in (manifest, config):
+            add(archive, f"blobs/sha256/{hashlib.sha256(content).hexdigest()}", content)
+        with top.path.open("rb") as file:
+            archive.addfile(member(f"blobs/sha256/{top.sha256}", top.path.stat().st_size), file)
+
+
+def blob(media_type: str, sha256: str, size: int) -> dict[str, object]:
+    return {"mediaType": media_type, "digest": f"sha256:{sha256}", "size": size}
 
 
 def member(name: str, size: int) -> tarfile.TarInfo:

@@ -60,3 +60,19 @@ def load(image: Image) -> None:
             f"Docker did not take {image.archive}: {said[-1] if said else 'no reason given'}",
             hint="is there space left for Docker's own folder (docker info: Docker Root Dir)?",
         )
+
+
+def hand_to(node: str, image: Image) -> None:
+    """Put the serving image into a node made of our own node image: only its top layer travels.
+
+    For other node images use ``kind load image-archive``, which takes the whole ``image.archive``.
+    """
+    words = ["docker", "exec", "--interactive", node, "ctr", "--namespace", "k8s.io", "images", "import", "-"]
+    with image.upper.open("rb") as file:
+        done = subprocess.run(words, stdin=file, capture_output=True, check=False)
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise FleetError(
+            f"node {node} did not take {image.name}: {said[-1] if said else 'no reason given'}",
+            hint="is the node made of the node image of the same build? `make kind-images`, then make the cluster anew",
+        )

@@ -49,6 +49,9 @@ def make(
     program(shop.got["kubernetes"] / "kubernetes", root, COMMANDS, where="usr/bin")
     (root / "kind/version").write_text(kubernetes)
     images, layers = components(shop, root, kubernetes, kube_proxy)
+    lower = Layer.of(shop.got["serving-base"] / "base.tar")  # so that loading a serving image is loading its top
+    images.append(Image((f"blackstart/serving-base:{lower.sha256[:16]}",), (lower,)))
+    layers.append(lower)
     shop.run(["chroot", root, "dpkg", "--purge", "--force-depends", *python])
     packed = shop.out / "images.tar"
     archive.write(packed, images)

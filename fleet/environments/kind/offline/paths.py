@@ -40,6 +40,11 @@ class Image:
     key: str
     """The content key; the image carries it as its label ``blackstart.key``."""
 
+    @property
+    def upper(self) -> Path:
+        """The same image without what our own node image already holds (serving image only): see ``docker.hand_to``."""
+        return self.archive.with_name("upper.tar")
+
 
 @dataclass(frozen=True)
 class Paths:

@@ -3,8 +3,9 @@
     kubernetes ─┬─────────────────────┐
     etcd, coredns, pause ─────────────┼─> node (image archive)
     kind ── (its base files) ─────────┤
-    debian ─┬─────────────────────────┘
-    wheels ─┴─> serving-base ─> serving (image archive)
+    debian ─┬─────────────────────────┤
+    wheels ─┴─> serving-base ─────────┘
+                     └─> serving (image archive)
 
 ``images`` runs it; making a plan reads files of the checkout and nothing else.
 """
@@ -180,8 +181,8 @@ def make_plan(versions: Versions, project: Path, *, mirror: str = "") -> Plan:
     """The whole plan. ``project``: the checkout; ``mirror``: where debootstrap gets Debian, if not from its default."""
     programs = go_steps(versions)
     files, hold, base_tree = kind_files(versions), pause(), debian(versions, mirror)
-    image = node_image(versions, (*[p for p in programs if p.name != "kind"], hold, files, base_tree))
     wheels, base, top = serving_steps(versions, project, base_tree)
+    image = node_image(versions, (*[p for p in programs if p.name != "kind"], hold, files, base_tree, base))
     # kubernetes takes longest and debian waits for the network: they begin together
     order = (programs[0], base_tree, *programs[1:], hold, files, wheels, base, image, top)
     return Plan({step.name: step for step in order}, image, top)

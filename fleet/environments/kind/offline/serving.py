@@ -83,7 +83,7 @@ def sources(project: Path, packages: Iterable[str]) -> list[Path]:
 
 
 def image(shop: Workshop, *, name: str, key: str, project: Path, packages: Iterable[str]) -> None:
-    """Build the image archive ``shop.out / image.tar``."""
+    """Build the image archive ``shop.out / image.tar``, and ``upper.tar`` for nodes that have the lower layer."""
     root, lower = shop.out / "root", shop.got["serving-base"]
     for file in sources(project, packages):
         target = root / PROJECT / file.relative_to(project)
@@ -93,6 +93,8 @@ def image(shop: Workshop, *, name: str, key: str, project: Path, packages: Itera
     layers = (Layer.of(lower / "base.tar"), archive.pack(shop, root, shop.out / "top.tar"))
     env = (archive.SEARCH_PATH, f"PYTHONPATH=/{PROJECT}", "PYTHONUNBUFFERED=1", "PYTHONDONTWRITEBYTECODE=1")
     start = ("/usr/bin/python3",)
-    archive.write(shop.out / "image.tar", [Image((name,), layers, start, env, {archive.KEY_LABEL: key})])
+    whole = Image((name,), layers, start, env, {archive.KEY_LABEL: key})
+    archive.write(shop.out / "image.tar", [whole])
+    archive.write_upper(shop.out / "upper.tar", whole)
     remove(root)
     (shop.out / "top.tar").unlink()
