@@ -262,7 +262,8 @@ class LocalFleet:
         self._spawn_zygote()
         say(f"weights of {len(self._spec.models)} models")
         for model in self._spec.models:
-            make_weights(self._layout.weights, model.name, model.weight_bytes, WEIGHTS_SEED, PIECE_BYTES)
+            for name in model.pool or (model.name,):
+                make_weights(self._layout.weights, name, model.weight_bytes, WEIGHTS_SEED, PIECE_BYTES)
         self._await_zygote()
         StartUp(self, self._spec, say).run()
         self._start_prometheus(say)
