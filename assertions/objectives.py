@@ -7,32 +7,18 @@ limit inside them is an unknown verdict.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
 
+from assertions import event_checks
 from assertions.case import Case, nearest_rank
 from assertions.holds import ops_needed, relapses
-from assertions.phases import Phases, latest, latest_interval
+from assertions.measure import Checker, Measure
+from assertions.phases import Phases, blind_s, latest, latest_interval
 from assertions.recovery import Recovery
 from assertions.result import Interval, ObjectiveResult, Verdict
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.telemetry import CACHE_REQUESTS, STORE_BYTES, NoTelemetry, cache_hit_ratio, store_bytes, unseen_s
-from history.records import ObjectiveSpec
-
-
-@dataclass(frozen=True)
-class Measure:
-    """What a checker found. ``verdict`` None: judged by ``bounds`` against the limit."""
-
-    bounds: Interval | None
-    evidence: str
-    text: str = ""
-    verdict: Verdict | None = None
-
-
-Checker = Callable[[Case, ObjectiveSpec, Scope], Measure]
+from history.records import AT_LEAST, ObjectiveSpec
 
 
 def judge_objective(case: Case, spec: ObjectiveSpec) -> tuple[ObjectiveResult, ...]:
@@ -80,7 +66,7 @@ def _judge_in(case: Case, spec: ObjectiveSpec, scope: Scope) -> ObjectiveResult:
 
 
 def _result(spec: ObjectiveSpec, label: str, found: Measure) -> ObjectiveResult:
-    judged = at_least if spec.indicator in ("good_ratio", "cache_hit_ratio") else at_most
+    judged = at_least if spec.indicator in AT_LEAST else at_most
     verdict = found.verdict or judged(found.bounds, spec.limit)
     return ObjectiveResult(
         name=spec.name,
@@ -196,14 +182,17 @@ def _phase(name: str, reporter: str) -> Checker:
             return Measure((0.0, 0.0), "no model of this scope lost a replica", "nothing lost")
         if not getattr(case.sight, reporter):
             return Measure(None, f"no {reporter} reported anything in this run", verdict="unknown")
+        since_s = case.edges.seconds(case.edges.fault_end)
+        evidence = _replacements(members, scope)
+        if (blind := blind_s(case.run, case.edges, case.scopes, reporter)) is not None:
+            since_s, evidence = min(since_s, blind), f"{evidence}; a watch of the {reporter} broke at {blind:.2f} s"
         if name == "reallocated":
             each = [member.reallocated for member in members]
             known = [interval for interval in each if interval is not None]
             bounds = latest_interval(known) if len(known) == len(each) else None
         else:
             bounds = latest(members).get(name)
-        evidence = _replacements(members, scope)
-        return Measure(bounds or (case.edges.seconds(case.edges.fault_end), None), evidence)
+        return Measure(bounds or (since_s, None), evidence)
 
     return check
 
@@ -212,6 +201,9 @@ def _replacements(members: list[Phases], scope: Scope) -> str:
     lost, ready = sum(m.lost for m in members), sum(m.ready_replacements for m in members)
     reasons = [m.unplaceable for m in members if m.unplaceable]
     text = f"{ready} replacements ready for {lost} lost replicas of {scope.label}"
+    fell = [m.fell_s for m in members if m.fell_s is not None]
+    if fell:
+        text += f" at the end; they were too few again at {max(fell):.2f} s"
     return "; ".join([text, *dict.fromkeys(reasons)])
 
 
@@ -224,17 +216,21 @@ def _lost(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 
 def _latency(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    """Every op counts: who was refused at once has waited no less than who timed out (FACTS 4)."""
     rows = case.rows(scope)[case.in_window(scope, spec.window, spec.ratio)]
-    ok, unknown = rows[case.load.ok[rows]], int((case.load.state[rows] == UNKNOWN).sum())
-    values = case.load.latency_ms[ok]
+    state, ok, took_ms = case.load.state[rows], case.load.ok[rows], case.load.latency_ms[rows]
+    slowest_ms = case.run.header.load.total_timeout_s * 1_000
+    failed, unknown = ~ok & (state != UNKNOWN), int((state == UNKNOWN).sum())
+    values = np.concatenate([took_ms[ok], np.maximum(took_ms[failed], slowest_ms)])
     least = int(np.ceil(100.0 / (100.0 - spec.percentile) - 1e-9)) if spec.percentile < 100.0 else 1
     if len(values) < least:
-        return Measure(None, f"{len(values)} ok ops; a p{spec.percentile:g} needs {least}", verdict="unknown")
-    # An unknown op may have been answered at once, or at the end of its time-out.
-    slowest_ms = case.run.header.load.total_timeout_s * 1_000
+        return Measure(None, f"{len(values)} known ops; a p{spec.percentile:g} needs {least}", verdict="unknown")
+    # An unknown op may have been answered at once, or not at all.
     low = nearest_rank(np.append(values, np.zeros(unknown)), spec.percentile)
     high = nearest_rank(np.append(values, np.full(unknown, slowest_ms)), spec.percentile)
-    evidence = f"p{spec.percentile:g} of {len(values):,} ok ops, nearest rank"
+    evidence = f"p{spec.percentile:g} of {len(values):,} ops, nearest rank"
+    if failed.any():
+        evidence += f"; {int(failed.sum()):,} failed ones count as {slowest_ms:,.0f} ms"
     return Measure((low, high), evidence + (f"; {unknown:,} unknown" if unknown else ""))
 
 
@@ -301,5 +297,12 @@ CHECKERS: dict[str, Checker] = {
     "no_dip": _no_dip,
     "cache_hit_ratio": _prometheus,
     "store_bytes": _prometheus,
+    "forecast_right": event_checks.forecast_right,
+    "placed_twice": event_checks.placed_twice,
+    "serves_again": event_checks.serves_again,
+    "provisioned": event_checks.provisioned,
+    "store_copies": event_checks.store_copies,
+    "busy_honoured": event_checks.busy_honoured,
+    "corrupt_caught": event_checks.corrupt_caught,
 }
 """Indicator -> checker; an indicator that is not here is an unknown verdict."""

@@ -39,7 +39,9 @@ EVENT_PHASES = ("detected", "decided", "scheduled", "weights", "ready", "full_ca
 class Phases:
     """Bounds by phase name in seconds; a phase that did not happen or was not seen is absent.
 
-    ``reallocated``: a replacement is ready for each of ``lost`` replicas. ``ready_replacements``: how many were.
+    ``reallocated``: a replacement stands for each of ``lost`` replicas, and so until the fault window ends; a
+    replacement that failed or went stands no longer. ``ready_replacements``: how many stand at the end.
+    ``fell_s``: when they last fell below ``lost``.
     ``reload_s``: the longest weight load of a replacement, by its own clock.
     """
 
@@ -47,6 +49,7 @@ class Phases:
     reallocated: Interval | None = None
     lost: int = 0
     ready_replacements: int = 0
+    fell_s: float | None = None
     unplaceable: str = ""
     reload_s: float | None = None
 
@@ -74,32 +77,48 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
     events = [op for op in run.history.events if edges.injected <= stamp_ns(op) < edges.fault_end]
     gaps = run.history.of_kind(WATCH_GAP)
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
-    survivors = [op for op in events if op.model == model and op.cluster not in scopes.victims]
+    survivors = sorted((op for op in events if op.model == model and op.cluster not in scopes.victims), key=stamp_ns)
+    blind = blind_s(run, edges, scopes, OBSERVER)
     fresh = [op for op in survivors if (op.cluster, op.replica) not in homes]
 
     def bounds(op: Op | None) -> Interval | None:
         return None if op is None else event_bounds(edges, gaps, op)
 
+    def standing(found: Standing) -> Interval | None:
+        reached = bounds(found.risen)
+        return reached if reached is None or blind is None else (reached[0], None)
+
+    replaced, full = _standing(fresh, set(), lost), _full_capacity(run, scopes, model, survivors)
     found: dict[str, Interval | None] = {
         "detected": bounds(_first(op for op in events if op.kind == DETECTED and op.cluster in scopes.victims)),
         "decided": bounds(_first(op for op in events if op.kind == DECIDED and op.model == model)),
         "scheduled": bounds(_first(op for op in fresh if op.kind == REPLICA_SCHEDULED)),
         "weights": bounds(_first(op for op in fresh if op.kind == REPLICA_WEIGHTS)),
         "ready": bounds(_first(op for op in fresh if op.kind == REPLICA_READY)),
-        "full_capacity": bounds(_full_capacity(run, scopes, model, survivors)),
+        "full_capacity": standing(full),
     }
-    ready = _first_ready(fresh)
     reasons = [op for op in events if op.kind == UNPLACEABLE and op.model == model]
     seconds = [op.detail.get("seconds") for op in fresh if op.kind == REPLICA_WEIGHTS]
     reloads = [float(value) for value in seconds if isinstance(value, int | float)]
     return Phases(
         bounds={name: value for name, value in found.items() if value is not None},
-        reallocated=bounds(ready[lost - 1]) if len(ready) >= lost else None,
+        reallocated=standing(replaced),
         lost=lost,
-        ready_replacements=len(ready),
+        ready_replacements=replaced.left,
+        fell_s=None if replaced.fell is None else edges.seconds(stamp_ns(replaced.fell)),
         unplaceable=str(reasons[-1].detail.get("reason", "no reason given")) if reasons else "",
         reload_s=max(reloads, default=None),
     )
+
+
+def blind_s(run: Run, edges: Edges, scopes: Scopes, source: str) -> float | None:
+    """Since when a watch of ``source`` was broken until the fault window ended; None where none was.
+
+    What did not come in since then may have happened all the same. The watches of victims break by design.
+    """
+    gaps = [op for op in run.history.of_kind(WATCH_GAP) if op.source == source and op.cluster not in scopes.victims]
+    still = [gap.t_intended for gap in gaps if gap.t_intended < edges.fault_end <= stamp_ns(gap)]
+    return max(0.0, edges.seconds(min(still))) if still else None
 
 
 def latest(members: list[Phases]) -> dict[str, Interval]:
@@ -143,26 +162,34 @@ def _first(ops: Iterable[Op]) -> Op | None:
     return min(ops, key=stamp_ns, default=None)
 
 
-def _first_ready(fresh: list[Op]) -> list[Op]:
-    """The first ``replica.ready`` of each replacement, in time order."""
-    first: dict[tuple[str, str], Op] = {}
-    for op in sorted(fresh, key=stamp_ns):
+@dataclass(frozen=True)
+class Standing:
+    """``risen``: the event since which enough replicas stand, None if they do not at the end; ``left`` stand then.
+    ``fell``: the last event that left too few."""
+
+    risen: Op | None
+    left: int
+    fell: Op | None
+
+
+def _standing(events: list[Op], ready: set[tuple[str, str]], needed: int) -> Standing:
+    """Replays ``replica.ready``, ``failed`` and ``gone`` (sorted by receipt) upon the replicas that stand already."""
+    risen = fell = None
+    for op in events:
+        before = len(ready)
         if op.kind == REPLICA_READY:
-            first.setdefault((op.cluster, op.replica), op)
-    return list(first.values())
+            ready.add((op.cluster, op.replica))
+        elif op.kind in (REPLICA_FAILED, REPLICA_GONE):
+            ready.discard((op.cluster, op.replica))
+        if before < needed <= len(ready):
+            risen = op
+        elif len(ready) < needed <= before:
+            risen, fell = None, op
+    return Standing(risen, len(ready), fell)
 
 
-def _full_capacity(run: Run, scopes: Scopes, model: str, survivors: list[Op]) -> Op | None:
-    """The ``replica.ready`` with which the survivors again have as many ready replicas as were declared."""
+def _full_capacity(run: Run, scopes: Scopes, model: str, survivors: list[Op]) -> Standing:
+    """When the survivors again have as many ready replicas as were declared."""
     placed = [p for p in run.header.fleet.placements if p.model == model]
     declared = next((m.replicas for m in run.header.fleet.models if m.name == model), 0) or len(placed)
-    ready = {(p.cluster, p.replica) for p in placed if p.cluster not in scopes.victims}
-    for op in sorted(survivors, key=stamp_ns):
-        key = (op.cluster, op.replica)
-        if op.kind == REPLICA_READY:
-            ready.add(key)
-            if len(ready) >= declared:
-                return op
-        elif op.kind in (REPLICA_FAILED, REPLICA_GONE):
-            ready.discard(key)
-    return None
+    return _standing(survivors, {(p.cluster, p.replica) for p in placed if p.cluster not in scopes.victims}, declared)

@@ -10,7 +10,7 @@ import pytest
 from assertions import analyze
 from assertions.result import ObjectiveResult
 from assertions.warmth import stretch_of
-from history.op import CONTROLLER, DECIDED, DETECTED, UNPLACEABLE, WATCH_GAP
+from history.op import CONTROLLER, DECIDED, DETECTED, OBSERVER, UNPLACEABLE, WATCH_GAP
 from history.records import Forecast, ModelForecast
 
 if TYPE_CHECKING:
@@ -71,6 +71,48 @@ def test_reallocated_is_judged_for_each_affected_model(script: Script, objective
     spec = objective("reallocated", 3.0, scope="fleet")
     found = analyze(replace(replaced(script), objectives=(spec,)).run()).objectives
     assert [(o.scope, o.verdict, o.measured) for o in found] == [("solo", "fail", 3.9), ("pair", "pass", 2.5)]
+
+
+@pytest.mark.parametrize("end", ["replica.failed", "replica.gone"])
+def test_a_replacement_that_dies_replaces_nothing(script: Script, objective: Objective, end: str) -> None:
+    """Ready at 2.0 s and dead at 2.2 s is no replacement, however early it was ready; its successor dates it."""
+    spec = objective("reallocated", 3.0, scope="model:solo")
+    forecast = Forecast("cobalt", 1, 4, (ModelForecast("solo", 1, 1, True, "", 100, 1.6),))
+    made = script.event("replica.ready", 2.0, **NEW).event(end, 2.2, **NEW)
+    made = replace(made, objectives=(spec,), header_changes={"forecast": forecast})
+    dead = analyze(made.run())
+    (found,), (row,) = dead.objectives, dead.forecast
+    assert (found.verdict, found.text, row.fits_actual) == ("fail", "> 30.0 s", False)
+    assert "0 replacements ready for 1 lost replicas of solo at the end; they were too few again at 2.20 s" in (
+        found.evidence
+    )
+    assert dead.models["solo"].full_capacity_s is None
+    again = analyze(made.event("replica.ready", 2.8, model="solo", cluster="amber", replica="solo-third").run())
+    assert (again.objectives[0].verdict, again.objectives[0].measured) == ("pass", 2.8)
+    assert again.models["solo"].full_capacity_s == 2.8
+    assert again.forecast[0].fits_actual is True
+
+
+def broken_watch(script: Script, source: str, start_s: float, end_s: float, cluster: str = "") -> Script:
+    return script.event(
+        WATCH_GAP, end_s, source, cluster=cluster, t_intended=script.at(start_s), t_done=script.at(end_s)
+    )
+
+
+def test_what_happened_behind_a_broken_watch_is_unknown(script: Script, objective: Objective) -> None:
+    spec = objective("reallocated", 5.0, scope="model:solo")
+    assert one(broken_watch(script, OBSERVER, 2.0, 10.0, "jade"), spec).verdict == "fail"  # listed again, saw nothing
+    open_ = one(broken_watch(script, OBSERVER, 2.0, 35.0, "jade"), spec)
+    assert (open_.verdict, open_.bounds) == ("unknown", (2.0, None))
+    assert "a watch of the observer broke at 2.00 s" in open_.evidence
+    assert one(broken_watch(script, OBSERVER, 6.0, 35.0, "jade"), spec).verdict == "fail"  # too late by then
+    victim = broken_watch(script, OBSERVER, 0.1, 35.0, "cobalt").event("replica.pending", 1.0, **NEW)
+    assert one(victim, spec).verdict == "fail"  # the victim's watch breaks by design
+    died_unseen = broken_watch(script.event("replica.ready", 2.0, **NEW), OBSERVER, 3.0, 35.0, "jade")
+    assert one(died_unseen, spec).verdict == "unknown"
+    decided = objective("decided", 5.0, scope="model:solo")
+    assert one(broken_watch(script, CONTROLLER, 1.0, 35.0), decided).verdict == "unknown"
+    assert one(broken_watch(script, OBSERVER, 1.0, 35.0, "jade"), decided).verdict == "fail"
 
 
 def test_what_does_not_fit_never_comes(script: Script, objective: Objective) -> None:
