@@ -181,7 +181,7 @@ def _domains(spec: FleetSpec, model: ModelSpec) -> list[tuple[str, list[ClusterS
 
 
 def _capacity(spec: FleetSpec) -> Iterator[str]:
-    from fleet.forecast import unplaced
+    from fleet.planned import unplaced
 
     if lines := unplaced(spec):
         need, have = sum(m.gpus * m.replicas for m in spec.models), sum(c.gpus for c in spec.clusters)

@@ -8,7 +8,7 @@ Units stand last in the names. Tuples, not lists, so that a record is a value.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from history.clock import Anchor
 
@@ -167,7 +167,17 @@ Indicator = Literal[
     "no_dip",
     "cache_hit_ratio",
     "store_bytes",
+    "forecast_right",
+    "placed_twice",
+    "serves_again",
+    "provisioned",
+    "store_copies",
+    "busy_honoured",
+    "corrupt_caught",
 ]
+
+AT_LEAST: Final = ("good_ratio", "cache_hit_ratio", "corrupt_caught")
+"""Indicators that are good when they are high: the limit is the least. For all others it is the most."""
 
 WindowName = Literal["drill", "baseline", "fault", "outage", "degraded", "hold", "failback"]
 
@@ -182,6 +192,12 @@ class ObjectiveSpec:
     ``latency``: ``percentile`` of ok ops' latency in ms <= limit. ``good_ratio``: good / all in the window >= limit.
     ``no_dip``: no relapse in the window at ``ratio`` (limit 0 relapses). ``cache_hit_ratio`` (>=) and ``store_bytes``
     (<=, bytes sent by weight stores) come from Prometheus and are unknown without it.
+    ``forecast_right``: models that did other than forecast <= limit. ``placed_twice``: s for which a model had more
+    ready replicas than declared <= limit. ``serves_again``: s from the verified restore to the victim's first answer.
+    ``provisioned``: s from the restore call until ``stage`` (the last without one) was verified. ``store_copies``:
+    bytes that stores sent over those that each cluster needed once <= limit. ``busy_honoured``: requests that came
+    before a 503's Retry-After <= limit. ``corrupt_caught`` (>=): objects that failed their hash. The last three come
+    from Prometheus.
     """
 
     name: str
@@ -193,6 +209,7 @@ class ObjectiveSpec:
     ratio: float = 0.99
     percentile: float = 95.0
     playbook: str = ""
+    stage: str = ""
 
 
 @dataclass(frozen=True)
@@ -210,6 +227,8 @@ class ModelForecast:
     reason: str
     reload_bytes: int
     reload_s: float | None
+    replicas_placeable_at_most: int | None = None
+    """Where no exact answer is known: ``replicas_placeable`` surely fit, and no more than this. None: exact."""
 
 
 @dataclass(frozen=True)

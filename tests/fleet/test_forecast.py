@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import fleets
-from fleet.forecast import Flow, fair_finish_s, forecast, placements_planned
+from fleet.forecast import forecast, placements_planned
+from fleet.reload import Flow, fair_finish_s
 from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 from history.errors import UsageError
 from history.records import Placement
