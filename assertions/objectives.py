@@ -12,7 +12,8 @@ import numpy as np
 from assertions import event_checks
 from assertions.case import Case, nearest_rank
 from assertions.holds import ops_needed, relapses
-from assertions.measure import Checker, Measure
+from assertions.measure import Checker
+from assertions.measure import Measure as Measure
 from assertions.phases import Phases, blind_s, latest, latest_interval
 from assertions.recovery import Recovery
 from assertions.result import Interval, ObjectiveResult, Verdict

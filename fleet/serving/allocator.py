@@ -51,7 +51,7 @@ class AllocatorApi(Collector):
         """Opens the client session (a new connection each call, so that a poll tells the truth) and starts."""
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         async with aiohttp.ClientSession(connector=connector, headers=token_headers(self._config.token)) as session:
-            clusters = [ClusterClient(name, url, session) for name, url in self._config.clusters]
+            clusters = [ClusterClient(name, url, session, self._config.checks) for name, url in self._config.clusters]
             gateway = GatewayClient(self._config.gateway_url, session)
             self.controller = Controller(self._config, clusters, gateway, self.events, self._log)
             self.controller.start()

@@ -12,7 +12,9 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
+from fleet.serving.config import Checks
 from fleet.serving.placement import Room
+from fleet.serving.serve import takes_connections
 
 CALL_S: Final = 1.0
 
@@ -35,13 +37,16 @@ class Listed:
 class ClusterClient:
     """One cluster's control plane."""
 
-    def __init__(self, name: str, url: str, session: aiohttp.ClientSession) -> None:
+    def __init__(self, name: str, url: str, session: aiohttp.ClientSession, checks: Checks = "http") -> None:
         self.name = name
+        self._checks = checks
         self._url = url.rstrip("/")
         self._session = session
 
     async def ready(self, timeout_s: float) -> str:
-        """Asks ``/readyz``: "" when the cluster is ready, else what was seen instead."""
+        """Asks ``/readyz`` (with ``tcp`` checks: only connects): "" when the cluster is ready, else what was seen."""
+        if self._checks == "tcp":
+            return await takes_connections(self._url, timeout_s)
         try:
             async with self._session.get(f"{self._url}/readyz", timeout=_limit(timeout_s)) as response:
                 return "" if response.status == 200 else f"answered {response.status}"
@@ -82,12 +87,14 @@ class GatewayClient:
         self._session = session
 
     async def routes_to(self, cluster: str, replica: str) -> bool:
-        """Does it send requests to that replica?"""
+        """Does it send that replica its full part of its model's requests?"""
         if not self._url:
             return True
         body = await _call(self._session, "GET", f"{self._url}/state")
         return any(
-            row["routable"] for row in body["replicas"] if (row["cluster"], row["replica"]) == (cluster, replica)
+            row["routable"] and row.get("weight", 1.0) >= 1.0
+            for row in body["replicas"]
+            if (row["cluster"], row["replica"]) == (cluster, replica)
         )
 
     async def drain(self, cluster: str, replica: str) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Final
 from zlib import crc32
@@ -25,6 +26,8 @@ from history.errors import FleetError
 from history.op import PEER, STORE
 
 RETRY_S: Final = 0.1
+IMPATIENT_S: Final = 0.02
+"""How soon an agent that does not honour Retry-After asks again."""
 PEER_REST_S: Final = 2.0
 """A peer that failed is not asked again for this long."""
 
@@ -68,6 +71,7 @@ class Downloader:
         self._stores = tuple(Source(STORE, url.rstrip("/")) for url in config.store_urls)
         self._peers = tuple(Source(PEER, url.rstrip("/")) for url in config.peer_urls) if config.peer_fetch else ()
         self._resting: dict[Source, int] = {}
+        self._parts = count()
 
     async def manifest(self, model: str) -> Manifest:
         """The manifest from the nearest source that answers; ``KeyError`` when a store says that there is none."""
@@ -95,7 +99,8 @@ class Downloader:
                     await self._object(source, item, path)
                     return source.tier
                 except Unavailable as error:
-                    reason, wait_s = f"{source.url}: {error}", max(wait_s, error.wait_s)
+                    reason = f"{source.url}: {error}"
+                    wait_s = max(wait_s, error.wait_s) if self._config.honour_retry_after else IMPATIENT_S
                 except (aiohttp.ClientError, TimeoutError) as error:
                     reason = f"{source.url}: {_text(error)}"
                     if source.tier == PEER:
@@ -123,8 +128,8 @@ class Downloader:
 
     async def _object(self, source: Source, item: WeightObject, path: Path) -> None:
         url = f"{source.url}/objects/{item.sha256}"
-        query = {"cluster": self._config.cluster}
-        part = path.with_name(f"{path.name}.part")
+        query = {"cluster": self._config.cluster, "node": self._config.node}
+        part = path.with_name(f"{path.name}.{next(self._parts)}.part")
         try:
             async with self._session.get(url, params=query, timeout=self._timeout(source)) as response:
                 if response.status != 200:

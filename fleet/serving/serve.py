@@ -14,6 +14,7 @@ import signal
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 import click
 from aiohttp import web
@@ -73,6 +74,19 @@ async def _serve(app: web.Application, host: str, port: int, log: logging.Logger
     finally:
         await runner.cleanup()
         log.info("ended")
+
+
+async def takes_connections(url: str, timeout_s: float) -> str:
+    """The TCP check: "" when ``url``'s port takes a connection, else what was seen. It asks for no answer."""
+    parts = urlsplit(url)
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(parts.hostname, parts.port), timeout_s)
+    except TimeoutError:
+        return f"no connection within {timeout_s:g} s"
+    except OSError as error:
+        return f"cannot connect: {error.strerror}"
+    writer.close()
+    return ""
 
 
 def token_guard(token: str, public: Collection[str] = ()) -> Middleware:

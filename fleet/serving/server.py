@@ -95,6 +95,7 @@ class ModelServer:
         self._slots = asyncio.Semaphore(config.slots)  # first come, first served
         self._admitted = 0
         self._running = 0
+        self._generated = 0
         self._ids = count(1)
         self._first_tier = ""
         self._place = f"{config.cluster}/{config.node}/{config.replica}"
@@ -215,11 +216,13 @@ class ModelServer:
         if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
             tier, self._first_tier = self._first_tier, ""
         headers = {"x-served-by": self._place, "x-weights": tier}
+        slower = self._config.cold_factor if self._generated < self._config.cold_requests else 1.0
+        self._generated += 1
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
         if question.stream:
-            return await self._stream(request, question, answer, headers, start_ns)
+            return await self._stream(request, question, answer, headers, start_ns, slower)
         tokens_s = 0.0 if question.kind == EMBEDDING else question.tokens * self._config.token_seconds
-        await asyncio.sleep(self._config.first_token_seconds + tokens_s)
+        await asyncio.sleep((self._config.first_token_seconds + tokens_s) * slower)
         response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
         self._mark_draining(response)
         first_ns = now_ns()
@@ -229,17 +232,23 @@ class ModelServer:
         return response
 
     async def _stream(
-        self, request: web.Request, question: Question, answer: Answer, headers: dict[str, str], start_ns: int
+        self,
+        request: web.Request,
+        question: Question,
+        answer: Answer,
+        headers: dict[str, str],
+        start_ns: int,
+        slower: float,
     ) -> web.StreamResponse:
         config = self._config
         response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
         response.content_type = "text/event-stream"
         response.enable_chunked_encoding()
-        due_ns = now_ns() + round(config.first_token_seconds * NS_PER_S)
+        due_ns = now_ns() + round(config.first_token_seconds * slower * NS_PER_S)
         first_ns = 0
         for chunk in answer.chunks():
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
-            due_ns += round(config.token_seconds * NS_PER_S)
+            due_ns += round(config.token_seconds * slower * NS_PER_S)
             if not first_ns:
                 self._mark_draining(response)
                 first_ns = now_ns()

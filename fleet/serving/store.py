@@ -5,12 +5,14 @@ and, for other clusters, by that cluster's link; it refuses work beyond its queu
 
     GET /models/{model}                  the manifest
     GET /objects/{sha256}?cluster=NAME   the bytes; 503 {"error": "ServerBusy"} with Retry-After past max_queue
+    POST /fault?factor=0.1&corrupt=0     a drill's brown-out or rot, until told otherwise; GET says what is on now
 """
 
 from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Final
 
 import click
 from aiohttp import web
@@ -20,6 +22,10 @@ from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
 from fleet.serving.config import StoreConfig
 from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
 from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
+from history.clock import NS_PER_S, now_ns
+
+CLOCK_SPARE_S: Final = 0.02
+"""Two processes round their sleeps differently; who comes back this much sooner was not impatient."""
 
 __all__ = ["StoreConfig", "build_app", "make_weights", "run"]
 
@@ -32,12 +38,18 @@ class Store:
         self._egress = TokenBucket(config.egress_bytes_s)
         self._links: dict[str, TokenBucket] = {}
         self._active = 0
+        self._factor, self._corrupt = 1.0, False
+        self._not_before_ns: dict[tuple[str, str], int] = {}
         self._sent = Counter("weight_store_sent_bytes", "Bytes of objects sent.", ["store"], registry=registry).labels(
             config.name
         )
         self._requests = Counter(
             "weight_store_requests", "Object requests by answer.", ["store", "code"], registry=registry
         )
+        self._requests.labels(config.name, "503")  # a counter that is born at 1 has no growth
+        self._impatient = Counter(
+            "weight_store_impatient", "Asked again before Retry-After had passed.", ["store"], registry=registry
+        ).labels(config.name)
         downloads = Gauge("weight_store_downloads", "Downloads in progress.", ["store"], registry=registry)
         downloads.labels(config.name).set_function(lambda: self._active)
 
@@ -56,13 +68,34 @@ class Store:
         path = object_path(self._config.root, name)
         if not is_sha256(name) or not path.is_file():
             return self._answer(404, {"error": f"no object {name!r}"})
+        asker = (request.query.get("node", ""), name)
+        if now_ns() < self._not_before_ns.pop(asker, 0):
+            self._impatient.inc()
         if self._active >= self._config.max_queue:
+            self._not_before_ns[asker] = now_ns() + round((self._config.retry_after_s - CLOCK_SPARE_S) * NS_PER_S)
             return self._busy()
         self._active += 1
         try:
             return await self._send(request, path)
         finally:
             self._active -= 1
+
+    async def fault(self, request: web.Request) -> web.Response:
+        """``POST /fault?factor=F&corrupt=0|1``: egress is F of what was declared; each object has a wrong byte.
+        ``GET /fault``: what is on now."""
+        if request.method == "POST":
+            try:
+                factor, corrupt = float(request.query["factor"]), request.query["corrupt"] == "1"
+            except (KeyError, ValueError):
+                factor, corrupt = 0.0, False
+            if not (0 < factor <= 1 and self._config.egress_bytes_s > 0):
+                return web.json_response(
+                    {"error": "factor must lie in (0, 1], of an egress that is limited"}, status=400
+                )
+            self._factor, self._corrupt = factor, corrupt
+            self._egress.bytes_s = self._config.egress_bytes_s * factor
+        rate = self._egress.bytes_s
+        return web.json_response({"factor": self._factor, "corrupt": self._corrupt, "egress_bytes_s": rate})
 
     async def _send(self, request: web.Request, path: Path) -> web.StreamResponse:
         buckets = self._buckets(request.query.get("cluster", ""))
@@ -71,7 +104,10 @@ class Store:
             response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
             response.content_length = path.stat().st_size
             await response.prepare(request)
+            rotten = self._corrupt
             while chunk := file.read(size):
+                if rotten:
+                    chunk, rotten = bytes((chunk[0] ^ 1,)) + chunk[1:], False
                 await pass_through(buckets, len(chunk))
                 await response.write(chunk)
                 self._sent.inc(len(chunk))
@@ -103,6 +139,8 @@ def build_app(config: StoreConfig) -> web.Application:
     app = web.Application(middlewares=[token_guard(config.token)])
     app.router.add_get("/models/{model:.+}", store.get_model)
     app.router.add_get("/objects/{sha256}", store.get_object)
+    app.router.add_get("/fault", store.fault)
+    app.router.add_post("/fault", store.fault)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", metrics_handler(registry))
     return app

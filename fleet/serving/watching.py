@@ -16,6 +16,7 @@ import msgspec
 from fleet.serving.config import GatewayConfig
 from fleet.serving.events import FROM_NOW, Event, open_stream
 from fleet.serving.routing import Replica, Routes, Seen
+from fleet.serving.serve import takes_connections
 from history.op import REPLICA_FAILED, REPLICA_GONE, REPLICA_READY
 
 RECONNECT_S: Final = 0.1
@@ -112,6 +113,11 @@ class Watching:
         """One health check on a new connection. Refused or "not ready" ejects at once, a time-out counts."""
         self._checking.add(replica)
         was_routable = replica.routable
+        if self._config.checks == "tcp":
+            seen = await takes_connections(replica.url, self._config.health_timeout_s)
+            (self._routes.eject if seen else self._routes.succeeded)(replica)
+            self._checking.discard(replica)
+            return
         timeout = aiohttp.ClientTimeout(total=self._config.health_timeout_s)
         try:
             async with self._session.get(f"{replica.url}/healthz", timeout=timeout) as response:

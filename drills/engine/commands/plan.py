@@ -9,7 +9,7 @@ from rich.text import Text
 from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import plan_of, planning
 from drills.engine.safety.plan import Plan
-from history.records import Forecast
+from history.records import AT_LEAST, Forecast
 
 
 @click.command("plan")
@@ -73,7 +73,7 @@ def objectives_table(plan: Plan) -> Table:
     table = _table("objective", "window", "limit")
     for objective in plan.drill.objectives:
         spec = objective.spec
-        sign = "≥" if spec.indicator in ("good_ratio", "cache_hit_ratio") else "≤"
+        sign = "≥" if spec.indicator in AT_LEAST else "≤"
         proven = f" at ratio {spec.ratio:g}" if spec.indicator in ("recovered", "service_back", "no_dip") else ""
         table.add_row(spec.name, spec.window, f"{sign} {spec.limit:g} {spec.unit}{proven}")
     return table

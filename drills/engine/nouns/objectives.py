@@ -8,7 +8,7 @@ in the victim), ``bystanders`` (had none), ``model:NAME``, ``class:NAME``, ``ser
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 from assertions import live
@@ -122,6 +122,42 @@ def cache_hits(*, at_least: float, window: WindowName = "drill", playbook: str =
 def store_bytes(*, at_most: float, window: WindowName = "fault", playbook: str = "") -> Objective:
     """Bytes that the weight stores sent in the window; from Prometheus, unknown without it."""
     return _make("store_bytes", "fleet", window, at_most, "bytes", playbook)
+
+
+def forecast_right(*, playbook: str = "") -> Objective:
+    """Every model that the forecast said fits is placed and recovers, and every other finds no place."""
+    return _make("forecast_right", "fleet", "fault", 0.0, "models", playbook)
+
+
+def placed_twice(*, within_s: float, window: WindowName = "failback", playbook: str = "") -> Objective:
+    """No model has more ready replicas than declared for longer than this grace."""
+    return _make("placed_twice", "fleet", window, within_s, "s", playbook)
+
+
+def serves_again(*, within_s: float, playbook: str = "") -> Objective:
+    """A cluster that was declared restored answers a user within this time: a false restore is noticed."""
+    return _make("serves_again", "fleet", "failback", within_s, "s", playbook)
+
+
+def provisioned(stage: str = "", *, within_s: float, playbook: str = "") -> Objective:
+    """A stage of the restore (``api``, ``nodes``, ``gpus``; "" = the last) is verified within this time of its call."""
+    made = _make("provisioned", "fleet", "failback", within_s, "s", playbook)
+    return replace(made, spec=replace(made.spec, stage=stage, name=f"provisioned[{stage or 'all'}]"))
+
+
+def store_copies(*, at_most: float, window: WindowName = "fault", playbook: str = "") -> Objective:
+    """How often the stores send what a cluster has to load; 1 is perfect single flight. From Prometheus."""
+    return _make("store_copies", "fleet", window, at_most, "copies", playbook)
+
+
+def busy_honoured(*, window: WindowName = "fault", playbook: str = "") -> Objective:
+    """No node asks a store that answered 503 again before its Retry-After; unknown without a 503. From Prometheus."""
+    return _make("busy_honoured", "fleet", window, 0.0, "requests", playbook)
+
+
+def corrupt_caught(*, at_least: int, window: WindowName = "fault", playbook: str = "") -> Objective:
+    """At least so many objects failed their hash on the nodes, where they arrived. From Prometheus."""
+    return _make("corrupt_caught", "fleet", window, float(at_least), "objects", playbook)
 
 
 def all_recovered() -> Until:

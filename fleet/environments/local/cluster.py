@@ -1,6 +1,6 @@
 """``LocalCluster``: one cluster of the local fleet as the harness sees it: describe, reach, watch, kill, freeze.
 
-Implements ``Cluster``, ``PowerControl`` and ``FreezeControl`` of ``fleet.protocols``. All its processes are one process
+Implements ``Cluster``, ``PowerControl``, ``RebuildControl`` and ``FreezeControl``. All its processes are one process
 group: one signal reaches every one of them. It trusts no signal that it sent: every verification asks the process
 table and the network anew. It never places a replica.
 """
@@ -8,10 +8,12 @@ table and the network anew. It never places a replica.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
 import psutil
@@ -23,7 +25,7 @@ from fleet.environments.local.watch import Follower
 from fleet.environments.local.zygote import AtEnd, Start
 from fleet.environments.local.zygote import Signal as Send
 from fleet.protocols import Emit, Reachability
-from fleet.spec import ClusterSpec
+from fleet.spec import ClusterSpec, Switches
 from history.errors import FaultError, FleetError
 from history.op import OBSERVER
 from history.records import ClusterFacts, NodeFacts, Placement, Signal
@@ -53,6 +55,10 @@ class Hands(Protocol):
         """The cluster's own addresses in CIDR notation; "" where it has none."""
         ...
 
+    def switches(self) -> Switches:
+        """The fleet's switches."""
+        ...
+
 
 class LocalCluster:
     """See the module docstring. Usable from any thread."""
@@ -65,6 +71,7 @@ class LocalCluster:
         self._pgid = 0
         self._hole = False
         self._off = True
+        self._destroyed = False
 
     @property
     def name(self) -> str:
@@ -159,7 +166,10 @@ class LocalCluster:
                 return
             self._wait_gone()
             if self._pgid:  # only its first life finds anything in its caches
-                config = config.without_seeds()
+                config = replace(config.without_seeds(), ingress=self._hands.switches().ingress_restored)
+            if self._destroyed:
+                config = replace(config, provision_node_s=self._hands.switches().provision_node_s)
+                self._destroyed = False
             start = Start(self.name, run.__module__, run.__name__, (config,), config.logs / "control.out", group=True)
             pid = self._hands.ask_zygote(start)
             if not isinstance(pid, int) or isinstance(pid, bool):
@@ -175,6 +185,32 @@ class LocalCluster:
         declared = {node.name: node.gpus for node in self._spec.nodes}
         seen = ", ".join(f"{name} {gpus.get(name, 0)} of {count}" for name, count in declared.items())
         return (*_signals(config, lambda answer: answer.ok), Signal("gpus", gpus == declared, seen))
+
+    # -- rebuild ----------------------------------------------------------------------------------------------------
+
+    def destroy(self) -> None:
+        """Power off, and its nodes' disks are gone."""
+        self.power_off(REFUSED)
+        self._wait_gone()
+        with self._lock:
+            self._destroyed = True
+            for node in self._config().nodes:
+                shutil.rmtree(node.agent.cache_dir, ignore_errors=True)
+
+    def verify_destroyed(self) -> tuple[Signal, ...]:
+        """As for power loss, and no disk left."""
+        disks = [node.name for node in self._config().nodes if node.agent.cache_dir.exists()]
+        return (*self.verify_power_off(), Signal("disks", not disks, f"left: {', '.join(disks) or 'none'}"))
+
+    def rebuild(self) -> None:
+        """A new cluster of the same name, its nodes provisioned one after the other; nothing to do when it runs."""
+        self.power_on()
+
+    def verify_rebuilt(self) -> tuple[Signal, ...]:
+        """Stages in order: its API answers, all its nodes answer, their GPUs are allocatable; each asked now."""
+        api = ask(f"{self._config().url}/healthz", timeout_s=VERIFY_TIMEOUT_S)
+        _, nodes, gpus = self.verify_power_on()
+        return (Signal("api", api.ok, str(api)), nodes, gpus)
 
     # -- freeze -----------------------------------------------------------------------------------------------------
 

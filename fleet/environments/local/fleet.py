@@ -35,11 +35,12 @@ from fleet.environments.local.control import ControlConfig
 from fleet.environments.local.layout import PIECE_BYTES, Layout, lay_out
 from fleet.environments.local.processes import tail
 from fleet.environments.local.startup import StartUp
+from fleet.environments.local.stores import StoreFaults
 from fleet.environments.local.watch import Follower
 from fleet.environments.local.zygote import LOCK_NAME, MARKER, Execute, Exits
 from fleet.protocols import Emit, Say
 from fleet.serving.weights import make_weights
-from fleet.spec import FleetSpec
+from fleet.spec import FleetSpec, Switches
 from history.errors import FleetError
 from history.op import CONTROLLER
 from history.records import FleetFacts, Target
@@ -51,7 +52,7 @@ _ZYGOTE_END_S: Final = 8.0
 _REPLY_S: Final = 10.0
 
 
-class LocalFleet:
+class LocalFleet(StoreFaults):
     """A fleet of processes. ``gateway_port`` 0: a free one on the fleet's own address; else on ``gateway_host``.
 
     ``work_dir`` (weights, caches; made, and removed at the end) is a temporary directory when not given; ``logs`` is
@@ -237,6 +238,10 @@ class LocalFleet:
     def control_config(self, cluster: str) -> ControlConfig | None:
         """See ``cluster.Hands``."""
         return self._layout.clusters[cluster] if self._layout is not None else None
+
+    def switches(self) -> Switches:
+        """See ``cluster.Hands``."""
+        return self._spec.switches
 
     def network(self, cluster: str) -> str:
         """See ``cluster.Hands``."""
