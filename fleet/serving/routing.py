@@ -17,6 +17,8 @@ FIRST_PART: Final = 0.05
 """With this part of its traffic a replica begins its slow start."""
 
 _SPAN: Final = 2**64
+SPILL: Final = 8
+"""A fine-tune's first owner answers for it until it has this many more requests in flight than the next one."""
 
 
 @dataclass(eq=False)
@@ -128,7 +130,8 @@ class Routes:
             candidates = self._by_share(model, candidates, bool(pool))
         if pool:
             up = {(r.cluster, r.name): r for r in candidates if r.routable and r not in exclude}
-            candidates = [up[key] for key in owners(model, list(up), self._copies.get(pool, 1))]
+            mine = [up[key] for key in owners(model, list(up), self._copies.get(pool, 1))]
+            return min(mine, key=lambda replica: replica.in_flight // SPILL, default=None)
         best: Replica | None = None
         for offset in range(len(candidates)):
             replica = candidates[(self._turn + offset) % len(candidates)]
