@@ -39,6 +39,7 @@ from history.writer import OpWriter
 from loadgen.byhand import ByHand
 from loadgen.client import Client
 from loadgen.control import EXIT_REFUSED, PARENT_PID, ControlFiles
+from loadgen.priority import go_first
 from loadgen.schedule import slice_of
 from loadgen.sender import POLL_S, Sender, Slice
 
@@ -161,6 +162,7 @@ def _send(environment: Any) -> None:
         return log.warning("this worker came after the start: it has no slice and sends nothing")
     sender = _sender(RunDirectory(Path(plan["run"])), plan["workers"].index(runner.client_id), environment, plan)
     _SENDERS.insert(0, sender)
+    log.info("%s", go_first())
     gc.collect()
     gc.freeze()  # Locust's modules and the plan: the collector need not look at them during the run
     gevent.spawn(_run, environment, sender)

@@ -48,6 +48,7 @@ from history.rundir import RunDirectory
 from history.writer import OpWriter
 from loadgen.control import EXIT_RECORDING, PARENT_PID
 from loadgen.exchange import PATHS, Answer, answer_to, request_body
+from loadgen.priority import go_first
 
 PROCESS = "probers"
 CANARY_RPS = 20.0
@@ -378,6 +379,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         sys.stderr.write("usage: python -m loadgen.probers RUN_DIR\n")
         return 64
+    go_first()
     try:
         asyncio.run(probe_run(RunDirectory(Path(arguments[0])), int(os.environ.get(PARENT_PID, "0"))))
     except BlackstartError as error:
