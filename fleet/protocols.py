@@ -39,6 +39,10 @@ class Cluster(Protocol):
     @property
     def name(self) -> str: ...
 
+    def opted_in(self) -> str:
+        """The marker by which its owner allows drills on it, as it stands now; "" = none, and no drill touches it."""
+        ...
+
     def describe(self) -> ClusterFacts:
         """Nodes, GPUs and addresses; known also while the cluster is down."""
         ...
@@ -48,7 +52,7 @@ class Cluster(Protocol):
         ...
 
     def placements(self) -> tuple[Placement, ...]:
-        """Where replicas are bound now; ``FleetError`` when the API does not answer."""
+        """Where replicas are bound now, and whether each is ready; ``FleetError`` when the API does not answer."""
         ...
 
     def watch(self, emit: Emit, stop: threading.Event) -> None:

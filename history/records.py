@@ -63,6 +63,8 @@ class Placement:
     cluster: str
     node: str
     replica: str
+    ready: bool = True
+    """Does it serve? A drill starts only when all do."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ Indicator = Literal[
     "no_dip",
     "cache_hit_ratio",
     "store_bytes",
+    "failed_back",
     "forecast_right",
     "placed_twice",
     "serves_again",
@@ -189,7 +192,8 @@ class ObjectiveSpec:
     ``recovered``, ``service_back``, ``warm``: seconds since injection <= limit, proven at ``ratio``.
     ``detected``, ``decided``, ``reallocated`` (a replacement is ready for every replica that was lost),
     ``full_capacity``: seconds <= limit. ``lost``: bad ops in the window <= limit.
-    ``latency``: ``percentile`` of ok ops' latency in ms <= limit. ``good_ratio``: good / all in the window >= limit.
+    ``failed_back``: s from the restore call until every lost replica is home and no surrogate stands <= limit.
+    ``latency``: ``percentile`` of all ops' latency in ms <= limit; a failed op counts as a time-out. ``good_ratio``: good / all in the window >= limit.
     ``no_dip``: no relapse in the window at ``ratio`` (limit 0 relapses). ``cache_hit_ratio`` (>=) and ``store_bytes``
     (<=, bytes sent by weight stores) come from Prometheus and are unknown without it.
     ``forecast_right``: models that did other than forecast <= limit. ``placed_twice``: s for which a model had more

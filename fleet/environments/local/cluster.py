@@ -78,6 +78,10 @@ class LocalCluster:
         """The cluster's name."""
         return self._spec.name
 
+    def opted_in(self) -> str:
+        """Always: this program made it, for drills alone, and no traffic but a drill's ever reaches it."""
+        return "made by blackstart for this run"
+
     def describe(self) -> ClusterFacts:
         """Nodes, GPUs and addresses; the addresses are empty before the fleet has started."""
         config = self._hands.control_config(self.name)
@@ -101,10 +105,12 @@ class LocalCluster:
         )
 
     def placements(self) -> tuple[Placement, ...]:
-        """Where replicas are bound now; ``FleetError`` when the API does not answer."""
+        """Where replicas are bound now, and whether each is ready; ``FleetError`` when the API does not answer."""
         rows = self.replicas()
         bound = [row for row in rows if row["node"] and row["phase"] not in ("Pending", "Failed")]
-        return tuple(Placement(row["model"], self.name, row["node"], row["name"]) for row in bound)
+        return tuple(
+            Placement(row["model"], self.name, row["node"], row["name"], row["phase"] == "Ready") for row in bound
+        )
 
     def replicas(self) -> list[dict[str, str]]:
         """The rows of GET /replicas; ``FleetError`` when the API does not answer."""
