@@ -12,7 +12,7 @@ import numpy as np
 
 from assertions.phases import Phases, Sight, phases, sight
 from assertions.recovery import Recovery, recovery
-from assertions.scopes import Bools, Load, Rows, Scope, Scopes, judge
+from assertions.scopes import Bools, Load, Rows, Scope, Scopes, judge, promised_ratio
 from assertions.warmth import Warmth, warmth
 from assertions.windows import Edges, edges
 from history.clock import NS_PER_MS, NS_PER_S
@@ -21,7 +21,6 @@ from history.reader import Run
 LAG_LIMIT_MS = 20.0
 """Send lag above this at the p99 makes a run, or the surroundings of an edge, doubtful (DESIGN 3.3)."""
 NEAR_NS = 2 * NS_PER_S
-MODEL_RATIO, FLEET_RATIO = 0.90, 0.99
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,17 +91,8 @@ class Case:
         return np.zeros(len(rows), np.bool_)
 
     def ratio(self, scope_name: str) -> float:
-        """The ratio that a scope's recovery must prove: its ``recovered`` objective's, else 0.99 fleet, 0.90 others."""
-        each = "each class" if scope_name.startswith("class:") else "each model"
-        for wanted in (scope_name, each):
-            for spec in self.run.header.objectives:
-                if (
-                    spec.indicator == "recovered"
-                    and spec.scope == wanted
-                    and (wanted == scope_name or ":" in scope_name)
-                ):
-                    return spec.ratio
-        return FLEET_RATIO if scope_name == "fleet" else MODEL_RATIO
+        """The ratio that a scope's recovery must prove."""
+        return promised_ratio(self.run.header, scope_name)
 
     def lag_near_s(self, t_ns: list[int]) -> float:
         """The largest send lag within 2 s of these instants, in s; 0 where its p99 there is within the limit."""

@@ -11,15 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from assertions.failback import homecoming
 from assertions.holds import certified_holds, ops_needed, relapses
-from assertions.phases import stamp_ns
-from assertions.scopes import BAD, GOOD, UNKNOWN, Load, Scope, Scopes, judge
+from assertions.scopes import BAD, GOOD, UNKNOWN, Load, Scope, Scopes, judge, promised_ratio
 from assertions.windows import Edges, edges
-from history.clock import NS_PER_MS, NS_PER_S
-from history.op import FAULT_HEALED, NO_RECORD, REPLICA_FAILED, REPLICA_GONE, REPLICA_READY
+from history.clock import NS_PER_S
+from history.op import FAULT_HEALED, NO_RECORD
 from history.reader import Run
-
-MODEL_RATIO, FLEET_RATIO = 0.90, 0.99
 
 
 @dataclass(frozen=True)
@@ -30,54 +28,51 @@ class Progress:
     text: str
 
 
-def all_recovered(
-    run: Run, now_ns: int, ratio_model: float = MODEL_RATIO, ratio_fleet: float = FLEET_RATIO
-) -> Progress:
-    """Done when every affected model and the fleet have certified a hold since the injection, and none relapsed."""
+def all_recovered(run: Run, now_ns: int) -> Progress:
+    """Done when every scope that the drill promises a recovery of, every affected model and the fleet have certified
+    a hold at their own ratio since the injection, and none relapsed."""
     found = edges(run)
     if found.injected is None:
         return Progress(False, "no fault injected yet")
-    return _served(run, found, found.injected, now_ns, ratio_model, ratio_fleet)
+    return _served(run, found, found.injected, now_ns)
 
 
-def all_failed_back(
-    run: Run, now_ns: int, ratio_model: float = MODEL_RATIO, ratio_fleet: float = FLEET_RATIO
-) -> Progress:
-    """Done when the same holds are certified since the heal, every lost replica is back in its cluster, surrogates
-    are gone, and the heal was verified."""
+def all_failed_back(run: Run, now_ns: int) -> Progress:
+    """Done when the same holds are certified since the heal, every lost replica is home, surrogates are gone, and the
+    heal was verified."""
     found = edges(run)
     if found.healed is None:
         return Progress(False, "not healed yet")
-    healed = any(op.outcome == "ok" and op.t_intended >= found.healed for op in run.history.of_kind(FAULT_HEALED))
-    if not healed:
+    healed = {op.cluster for op in run.history.of_kind(FAULT_HEALED) if op.outcome == "ok"}
+    if not healed.issuperset(found.victims):
         return Progress(False, "waiting for the heal to be verified")
-    back, lost, surrogates = _replicas(run, found)
-    if back < lost or surrogates:
-        return Progress(False, f"{back} of {lost} replicas back, {surrogates} surrogates left")
-    served = _served(run, found, found.healed, now_ns, ratio_model, ratio_fleet)
-    return Progress(served.done, f"all {lost} replicas back; {served.text}")
+    home = homecoming(run, found, Scopes(run.header, found.victims), judge(run, found))
+    if not home.complete:
+        return Progress(False, f"{home.home} of {home.lost} replicas back, {home.surrogates} surrogates left")
+    served = _served(run, found, found.healed, now_ns)
+    return Progress(served.done, f"all {home.lost} replicas back; {served.text}")
 
 
-def good_ratio_now(run: Run, now_ns: int, last_s: float = 1.0) -> float | None:
-    """Good ops over known ops among those intended in the last second that can be judged already; None without any.
-
-    An op can be judged once ``good_within_ms`` have passed since its intended time: unanswered, it is bad by then.
-    """
-    end = now_ns - round(run.header.load.good_within_ms * NS_PER_MS)
-    load = judge(run, edges(run))
-    state = load.state[load.between(end - round(last_s * NS_PER_S), end)]
-    return float((state == GOOD).mean()) if len(state) else None
-
-
-def _served(run: Run, found: Edges, since_ns: int, now_ns: int, ratio_model: float, ratio_fleet: float) -> Progress:
+def _served(run: Run, found: Edges, since_ns: int, now_ns: int) -> Progress:
     load, scopes = judge(run, found), Scopes(run.header, found.victims)
-    wanted = [(Scope(model, (model,)), ratio_model) for model in scopes.affected]
-    wanted.append((Scope("fleet", scopes.models), ratio_fleet))
+    wanted = _promised(run, scopes)
     missing = [scope.label for scope, ratio in wanted if not _holds(load, scope, ratio, since_ns, now_ns, run)]
     if not missing:
-        return Progress(True, f"{len(wanted) - 1} affected models and the fleet hold")
+        return Progress(True, f"{len(scopes.affected)} affected models and all that was promised hold")
+    missing = list(dict.fromkeys(missing))
     shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
     return Progress(False, f"{len(wanted) - len(missing)} of {len(wanted)} hold; waiting for {shown}")
+
+
+def _promised(run: Run, scopes: Scopes) -> list[tuple[Scope, float]]:
+    """(scope, ratio) of all whose recovery must be certified; without those that the load sends nothing to."""
+    named = [f"model:{model}" for model in scopes.affected] + ["fleet"]
+    wanted = [(scope, promised_ratio(run.header, name)) for name in named for scope in scopes.resolve(name)]
+    for spec in run.header.objectives:
+        if spec.indicator in ("recovered", "service_back"):
+            wanted += [(scope, spec.ratio) for scope in scopes.resolve(spec.scope)]
+    sent = {model.name for model in run.header.fleet.models if model.share > 0}
+    return [pair for pair in dict.fromkeys(wanted) if not pair[0].served_by and sent.intersection(pair[0].models)]
 
 
 def _holds(load: Load, scope: Scope, ratio: float, since_ns: int, now_ns: int, run: Run) -> bool:
@@ -97,27 +92,3 @@ def _holds(load: Load, scope: Scope, ratio: float, since_ns: int, now_ns: int, r
         return False
     start = holds[0].certified + 1
     return not relapses(t[start:], (state[start:] == BAD) | (state[start:] == UNKNOWN), ratio)
-
-
-def _replicas(run: Run, found: Edges) -> tuple[int, int, int]:
-    """(lost replicas whose model is back in the victim, lost replicas, surrogates still there)."""
-    scopes = Scopes(run.header, found.victims)
-    homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
-    returned: dict[str, set[str]] = {model: set() for model in scopes.affected}
-    surrogates: set[tuple[str, str]] = set()
-    for op in sorted(run.history.events, key=stamp_ns):
-        if op.model not in returned or op.kind not in (REPLICA_READY, REPLICA_FAILED, REPLICA_GONE):
-            continue
-        if op.cluster in scopes.victims:
-            if found.healed is None or stamp_ns(op) < found.healed:
-                continue
-            change = returned[op.model].add if op.kind == REPLICA_READY else returned[op.model].discard
-            change(op.replica)
-        elif found.injected is not None and stamp_ns(op) >= found.injected and (op.cluster, op.replica) not in homes:
-            if op.kind == REPLICA_READY:
-                surrogates.add((op.cluster, op.replica))
-            elif op.kind == REPLICA_GONE:
-                surrogates.discard((op.cluster, op.replica))
-    lost = {model: scopes.lost(model) for model in scopes.affected}
-    back = sum(min(len(returned[model]), count) for model, count in lost.items())
-    return back, sum(lost.values()), len(surrogates)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assertions import event_checks
+from assertions import event_checks, failback
 from assertions.case import Case, nearest_rank
 from assertions.holds import ops_needed, relapses
 from assertions.measure import Checker
@@ -287,6 +287,7 @@ def _prometheus(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 CHECKERS: dict[str, Checker] = {
     "recovered": _recovered,
     "service_back": _service_back,
+    "failed_back": failback.failed_back,
     "detected": _phase("detected", "controller"),
     "decided": _phase("decided", "controller"),
     "reallocated": _phase("reallocated", "observer"),

@@ -18,7 +18,8 @@ class Edges:
     """Instants of a run in monotonic ns; None where the run has no such instant.
 
     ``start``/``stop``: the load. ``injected``: the first injection call, zero of every measure. ``healed``: the first
-    restore call after it. ``victims``: clusters that were hit before that restore.
+    restore call after it. ``victims``: clusters that were hit before that restore (a no-op hits nobody, unless there
+    was nothing else). ``heals``: (victim, first restore call after its injection).
     """
 
     start: int
@@ -26,6 +27,11 @@ class Edges:
     injected: int | None
     healed: int | None
     victims: tuple[str, ...]
+    heals: tuple[tuple[str, int], ...] = ()
+
+    def heal_of(self, cluster: str) -> int | None:
+        """When the restore of a victim was called; None if it never was."""
+        return dict(self.heals).get(cluster)
 
     @property
     def fault_end(self) -> int:
@@ -66,7 +72,11 @@ def edges(run: Run) -> Edges:
     heals = run.history.of_kind(FAULT_HEAL)
     later = [op.t_intended for op in heals if injected is not None and op.t_intended > injected and op.cluster in hurt]
     healed = min(later, default=None)
-    victims = tuple(
-        dict.fromkeys(op.cluster for op in injections if op.cluster and (healed is None or op.t_intended < healed))
-    )
-    return Edges(start, stop, injected, healed, victims)
+    hits = [op for op in injections if op.cluster and (healed is None or op.t_intended < healed)]
+    noop = {mark.cluster for mark in run.header.faults if mark.noop}
+    hits = [op for op in hits if op.cluster not in noop] or hits
+    first = {op.cluster: op.t_intended for op in reversed(hits)}
+    calls = {
+        op.cluster: op.t_intended for op in reversed(heals) if op.t_intended > first.get(op.cluster, op.t_intended)
+    }
+    return Edges(start, stop, injected, healed, tuple(dict.fromkeys(op.cluster for op in hits)), tuple(calls.items()))

@@ -22,5 +22,6 @@ drill = Drill(
         o.lost(at_most=400),  # 120 rps x 1/3 of it x 10 s
         o.latency(scope="bystanders", p95_ms=250),
         o.no_dip(window="failback"),
+        o.failed_back(within_s=15),
     ],
 )

@@ -193,7 +193,8 @@ class ObjectiveSpec:
     ``detected``, ``decided``, ``reallocated`` (a replacement is ready for every replica that was lost),
     ``full_capacity``: seconds <= limit. ``lost``: bad ops in the window <= limit.
     ``failed_back``: s from the restore call until every lost replica is home and no surrogate stands <= limit.
-    ``latency``: ``percentile`` of all ops' latency in ms <= limit; a failed op counts as a time-out. ``good_ratio``: good / all in the window >= limit.
+    ``latency``: ``percentile`` of all ops' latency in ms <= limit; a failed op counts as a time-out.
+    ``good_ratio``: good / all in the window >= limit.
     ``no_dip``: no relapse in the window at ``ratio`` (limit 0 relapses). ``cache_hit_ratio`` (>=) and ``store_bytes``
     (<=, bytes sent by weight stores) come from Prometheus and are unknown without it.
     ``forecast_right``: models that did other than forecast <= limit. ``placed_twice``: s for which a model had more
@@ -290,5 +291,7 @@ class RunHeader:
     """One second of the run stands for so many seconds of what it replays; pages show both clocks."""
     recovery_until: Literal["restore", "end"] = "restore"
     """Where the fault window ends: at the restore call, or, where recovery may need the restore, with the load."""
+    says_end: bool = False
+    """The runner's last op is a RUN_END; without one the harness died (headers of older runs: nobody knows)."""
     schema_version: int = SCHEMA_VERSION
     notes: tuple[str, ...] = field(default_factory=tuple)

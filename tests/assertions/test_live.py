@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from assertions import live
+from assertions import analyze, live
 from history.op import NEVER
 from history.reader import History, Run
 
 if TYPE_CHECKING:
-    from tests.assertions.conftest import Script
+    from tests.assertions.conftest import Objective, Script
 
 BACK = {"cluster": "cobalt"}
 
@@ -32,7 +32,7 @@ def test_recovered_once_the_hold_is_certified(script: Script) -> None:
     early = live.all_recovered(*until(down, 6.5))
     assert (early.done, "solo" in early.text) == (False, True)
     late = live.all_recovered(*until(down, 7.2))
-    assert (late.done, late.text) == (True, "2 affected models and the fleet hold")
+    assert (late.done, late.text) == (True, "2 affected models and all that was promised hold")
 
 
 def test_a_model_that_stays_down_is_never_done(script: Script) -> None:
@@ -65,9 +65,38 @@ def test_failed_back_needs_replicas_home_and_surrogates_gone(script: Script) -> 
     assert (dipped.done, "waiting for" in dipped.text) == (False, True)
 
 
-def test_good_ratio_of_the_last_second(script: Script) -> None:
-    down = script.fail(0.0, 4.0, ("solo",))
-    assert live.good_ratio_now(*until(down, 3.0)) == pytest.approx(2 / 3, abs=0.01)
-    assert live.good_ratio_now(*until(down, 10.0)) == 1.0
-    assert live.good_ratio_now(*until(down, -9.9)) is None
-    assert live.good_ratio_now(*until(replace(down, without=("load.start",)), 3.0)) is not None
+@pytest.mark.parametrize(
+    ("promised", "text"),
+    [
+        ((), "fleet"),
+        ((("class:base", 0.99),), "base"),
+        ((("model:calm", 0.99), ("fleet", 0.90)), "calm"),
+        ((("each class", 0.95), ("each model", 0.97)), "ft"),
+        ((("affected", 0.99), ("bystanders", 0.98)), "affected"),
+    ],
+)
+def test_what_the_drill_promises_is_proven_when_the_step_ends(
+    script: Script, objective: Objective, promised: tuple[tuple[str, float], ...], text: str
+) -> None:
+    """``until`` fires no earlier than analyze can certify every promised recovery, and then every one is decided."""
+    specs = tuple(objective("recovered", 4.5, scope=scope, ratio=ratio) for scope, ratio in promised)
+    specs += (objective("service_back", 4.5, scope="model:solo", ratio=0.9),)
+    made = replace(script.fail(0.0, 2.0, ("solo",)), objectives=specs)
+    waits = ""
+    for half_s in range(1, 59):
+        progress = live.all_recovered(*until(made, half_s / 2))
+        if progress.done:
+            break
+        waits += progress.text
+    assert progress.done
+    assert text in waits
+    ended = analyze(replace(made, observed_s=half_s / 2, failback_s=None).run())
+    assert {o.verdict for o in ended.objectives} == {"pass"}, ended.objectives
+
+
+def test_a_scope_that_nothing_is_sent_to_is_not_waited_for(script: Script, objective: Objective) -> None:
+    fleet = script.run().header.fleet
+    silent = replace(fleet, models=tuple(replace(m, share=m.share if m.name != "calm" else 0.0) for m in fleet.models))
+    made = replace(script, objectives=(objective("recovered", scope="model:calm", ratio=0.9),))
+    made = replace(made.lose(0.0, 30.0, ("calm",)), header_changes={"fleet": silent})
+    assert "calm" not in live.all_recovered(*until(made, 20.0)).text

@@ -174,4 +174,3 @@ def test_no_history_makes_analyze_raise(
     assert encode_result(result) == encode_result(analyze(run))
     live.all_recovered(run, made.at(20.0))
     live.all_failed_back(run, made.at(25.0))
-    live.good_ratio_now(run, made.at(20.0))

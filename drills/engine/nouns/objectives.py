@@ -81,6 +81,11 @@ def full_capacity(scope: str = "affected", *, within_s: float, playbook: str = "
     return _make("full_capacity", scope, "fault", within_s, "s", playbook)
 
 
+def failed_back(*, within_s: float, playbook: str = "") -> Objective:
+    """Within ``within_s`` of the restore call every lost replica is home again and its surrogates are gone."""
+    return _make("failed_back", "fleet", "failback", within_s, "s", playbook)
+
+
 def lost(*, at_most: int, scope: str = "fleet", window: WindowName = "fault", playbook: str = "") -> Objective:
     """At most this many requests end bad in the window."""
     return _make("lost", scope, window, float(at_most), "requests", playbook)
@@ -94,7 +99,8 @@ def latency(
     window: WindowName = "fault",
     playbook: str = "",
 ) -> Objective:
-    """The latency from the intended send, of ok answers in the window, at p95 or p99 (exact, nearest rank)."""
+    """The latency from the intended send in the window, at p95 or p99 (exact, nearest rank); failed requests count
+    as time-outs."""
     if (p95_ms is None) == (p99_ms is None):
         raise TypeError("o.latency takes exactly one of p95_ms and p99_ms")
     limit, percentile = (p95_ms, 95.0) if p95_ms is not None else (p99_ms, 99.0)
@@ -161,7 +167,7 @@ def corrupt_caught(*, at_least: int, window: WindowName = "fault", playbook: str
 
 
 def all_recovered() -> Until:
-    """Every affected model and the fleet have certified their hold, and all ops that rests on have settled."""
+    """Every affected model, the fleet, and all that the drill promises a recovery of have certified their hold."""
     return Until("all recovered", lambda run, now_ns: live.all_recovered(run, now_ns))
 
 

@@ -1,0 +1,126 @@
+"""``Homecoming``: has everything that the victims lost come home, and since when. Read by objectives and by live.
+
+A lost replica is home when a replica of its model is ready in the victim since the restore call; a replica that was
+only frozen or cut off, and so says nothing when it is back, is home when it answers users again. A surrogate is a
+replica that was made elsewhere since the injection; it is gone when it failed or was removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from assertions.case import Case
+from assertions.measure import Measure
+from assertions.phases import event_bounds, stamp_ns
+from assertions.recovery import first_byte_ns
+from assertions.result import Interval
+from assertions.scopes import Load, Scope, Scopes
+from assertions.windows import Edges
+from history.op import OBSERVER, REPLICA_FAILED, REPLICA_GONE, REPLICA_READY, WATCH_GAP
+from history.reader import Run
+from history.records import ObjectiveSpec
+
+Key = tuple[str, str, str]
+"""(model, cluster, replica)"""
+
+
+@dataclass(frozen=True)
+class Homecoming:
+    """``home`` of ``lost`` replicas and ``surrogates`` stand at the end of the records. ``bounds``: seconds since the
+    injection from which on all were home and no surrogate stood; None where that is not so at the end."""
+
+    lost: int
+    home: int
+    surrogates: int
+    bounds: Interval | None
+
+    @property
+    def complete(self) -> bool:
+        """Everything is home and no surrogate stands."""
+        return self.home >= self.lost and not self.surrogates
+
+
+@dataclass(frozen=True)
+class _Change:
+    t_ns: int
+    bounds: Interval
+    comes: bool
+    key: Key
+
+
+def homecoming(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Homecoming:
+    """Replays what clusters said and who answered, from the injection on."""
+    lost = {model: scopes.lost(model) for model in scopes.affected}
+    standing: set[Key] = set()
+    since: Interval | None = None
+
+    def home() -> int:
+        counts = (sum(k[0] == model and k[1] in scopes.victims for k in standing) for model in lost)
+        return sum(min(count, most) for count, most in zip(counts, lost.values(), strict=True))
+
+    def strange() -> int:
+        return sum(key[1] not in scopes.victims for key in standing)
+
+    whole = sum(lost.values())
+    for change in sorted(_changes(run, edges, scopes, load), key=lambda change: change.t_ns):
+        (standing.add if change.comes else standing.discard)(change.key)
+        if home() < whole or strange():
+            since = None
+        elif since is None:
+            since = change.bounds
+    return Homecoming(whole, home(), strange(), since)
+
+
+def _changes(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Iterator[_Change]:
+    homes = {(p.model, p.cluster, p.replica) for p in run.header.fleet.placements if p.model in scopes.affected}
+    gaps, ended = run.history.of_kind(WATCH_GAP), set[Key]()
+    for op in run.history.of_kind(REPLICA_READY, REPLICA_FAILED, REPLICA_GONE):
+        t, key = stamp_ns(op), (op.model, op.cluster, op.replica)
+        if op.model not in scopes.affected or edges.injected is None or t < edges.injected:
+            continue
+        if op.kind != REPLICA_READY:
+            ended.add(key)
+        back = edges.heal_of(op.cluster)
+        if (back is not None and t >= back) if op.cluster in scopes.victims else key not in homes:
+            yield _Change(t, event_bounds(edges, gaps, op), op.kind == REPLICA_READY, key)
+    for key in sorted(homes - ended):
+        back = edges.heal_of(key[1])
+        row = -1 if back is None or key[1] not in scopes.victims else _first_answer(load, key, back)
+        if row >= 0 and back is not None:
+            sent, answered = max(back, int(load.ops.t_intended[row])), first_byte_ns(load, row)
+            yield _Change(answered, (edges.seconds(sent), edges.seconds(answered)), True, key)
+
+
+def failed_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    """Seconds from the last restore call until everything was home, and stayed there until the run ended."""
+    edges, victims = case.edges, case.edges.victims
+    calls = [edges.heal_of(victim) for victim in victims]
+    if not victims or None in calls:
+        return Measure(None, "not every victim was restored", verdict="unknown")
+    if not case.sight.observer:
+        return Measure(None, "no observer reported anything in this run", verdict="unknown")
+    found = homecoming(case.run, edges, case.scopes, case.load)
+    if not found.lost:
+        return Measure((0.0, 0.0), "no replica was lost", "nothing lost")
+    where = " and ".join(victims)
+    evidence = f"{found.home} of {found.lost} lost replicas are home in {where}, {found.surrogates} surrogates stand"
+    call_s = edges.seconds(max(call for call in calls if call is not None))
+    gaps = [gap for gap in case.run.history.of_kind(WATCH_GAP) if gap.source == OBSERVER and gap.t_done >= edges.stop]
+    since_s = min((edges.seconds(gap.t_intended) for gap in gaps), default=edges.seconds(edges.stop))
+    if gaps:
+        evidence += f"; a watch of the observer broke at {since_s:.2f} s"
+    if found.bounds is None:
+        return Measure((max(0.0, since_s - call_s), None), evidence)
+    low, high = found.bounds
+    return Measure((max(0.0, low - call_s), None if gaps or high is None else max(0.0, high - call_s)), evidence)
+
+
+def _first_answer(load: Load, key: Key, since_ns: int) -> int:
+    """The first op that this replica answered at or after ``since_ns``; -1 if none."""
+    ops, (model, cluster, replica) = load.ops, key
+    mine = load.ok & (ops.t_done >= since_ns) & ops.cluster.where(cluster) & ops.replica.where(replica)
+    rows = np.flatnonzero(mine & ops.model.where(model))
+    return int(rows[np.argmin(ops.t_done[rows])]) if len(rows) else -1
