@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from history.clock import NS_PER_S
-from history.op import PROMETHEUS, QUERY
+from history.op import CLOCK_STEPPED, PROMETHEUS, QUERY
 from history.reader import History
 
 CACHE_REQUESTS = "cache_requests"
@@ -76,6 +76,8 @@ def increases(
     history: History, name: str, start_ns: int, end_ns: int, match: dict[str, str] | None = None
 ) -> list[tuple[dict[str, str], float]]:
     """(labels, increase over [start, end]) of each series whose labels have everything in ``match``."""
+    if history.of_kind(CLOCK_STEPPED):
+        raise NoTelemetry("the wall clock was stepped during the run: samples lie in the wrong places")
     found = series(history, name)
     if not found:
         raise NoTelemetry(f"Prometheus recorded no {name}")

@@ -11,7 +11,19 @@ from assertions.case import LAG_LIMIT_MS, NEAR_NS, Case, nearest_rank
 from assertions.result import Check, Validity, Verdict
 from assertions.scopes import UNKNOWN, Scope
 from history.clock import NS_PER_S
-from history.op import DROPPED, GUARD, INTERRUPTED, LOAD_DRAINED, LOAD_START, LOAD_STOP, NO_RECORD, PROCESS_DIED
+from history.op import (
+    CLOCK_STEPPED,
+    DROPPED,
+    GUARD,
+    INTERRUPTED,
+    LOAD_DRAINED,
+    LOAD_START,
+    LOAD_STOP,
+    NO_RECORD,
+    NOTED,
+    PROCESS_DIED,
+    RUN_END,
+)
 from history.reader import is_dropped
 
 DROPPED_LIMIT = 0.001
@@ -47,6 +59,7 @@ def validity(case: Case) -> Validity:
             _lag_near(near_ms, near_max_s),
             _duplicates(run.duplicates),
             _records(case, no_record),
+            *_ended(case),
             *_incidents(case),
         ),
     )
@@ -124,8 +137,17 @@ def _records(case: Case, no_record: int) -> Check:
     return _check("records readable", not truncated and not (damaged and no_record), detail)
 
 
+def _ended(case: Case) -> tuple[Check, ...]:
+    """The runner's last word, where this run's runner leaves one: without it the harness was killed."""
+    if not case.run.header.says_end:
+        return ()
+    ok = bool(case.run.history.of_kind(RUN_END))
+    detail = "healed, drained and stopped" if ok else "the harness died before it had healed and stopped everything"
+    return (_check("harness ended by itself", ok, detail),)
+
+
 def _incidents(case: Case) -> tuple[Check, ...]:
-    """One failed check for each thing that the runner says went wrong with the harness."""
+    """A failed check for each thing that the runner says went wrong with the harness; its notes as passed ones."""
     made = []
     for op in case.run.history.events:
         said = op.detail.get("reason") or op.detail.get("text") or op.error or "no reason recorded"
@@ -136,6 +158,8 @@ def _incidents(case: Case) -> tuple[Check, ...]:
             made.append(Check("no guard tripped", "unknown", f"guard {op.kind} tripped: {reason}"))
         elif op.kind == PROCESS_DIED and op.error == "stopped":
             made.append(Check("ran to its end", "unknown", f"the runner stopped the drill: {reason}"))
+        elif op.kind in (NOTED, CLOCK_STEPPED):
+            made.append(Check("noted", "pass", reason))
         elif op.kind == PROCESS_DIED:
             who = str(op.detail.get("name") or op.detail.get("process") or op.replica or op.process)
             made.append(Check("harness processes alive", "unknown", f"{who} died by itself: {reason}"))

@@ -37,3 +37,7 @@ class Anchor:
     def wall_unix_s(self, monotonic_ns: int) -> float:
         """Unix seconds of a monotonic instant, assuming that the wall clock was not stepped during the run."""
         return (self.wall_unix_ns + (monotonic_ns - self.monotonic_ns)) / NS_PER_S
+
+    def step_s(self, later: Anchor) -> float:
+        """By how many seconds the wall clock was stepped between this reading and a later one (drift included)."""
+        return ((later.wall_unix_ns - self.wall_unix_ns) - (later.monotonic_ns - self.monotonic_ns)) / NS_PER_S

@@ -62,6 +62,12 @@ detail["seen"]. outcome fail: not verified by then."""
 FLEET_READY: Final = "fleet.ready"
 INTERRUPTED: Final = "interrupted"
 PROCESS_DIED: Final = "process.died"
+NOTED: Final = "noted"
+"""Something worth telling on which no verdict rests; detail["text"]."""
+CLOCK_STEPPED: Final = "clock.stepped"
+"""The wall clock was stepped by detail["step_s"] during the run: what Prometheus stamped is misplaced, nothing else."""
+RUN_END: Final = "run.end"
+"""The runner's last op: everything was healed, drained and stopped. Missing: the harness died before."""
 
 # Kinds of observer events: what a cluster says of its model replicas, stamped on receipt (t_done).
 # ``detail["t_emitted"]`` is the emitter's own monotonic stamp where it is on the same host: the event happened

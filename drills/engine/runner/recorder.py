@@ -21,6 +21,7 @@ class Recorder:
         kind: str,
         /,
         *,
+        source: str = RUNNER,
         at_ns: int | None = None,
         done_ns: int | None = None,
         outcome: Outcome = "ok",
@@ -28,10 +29,10 @@ class Recorder:
         error: str = "",
         **detail: Any,
     ) -> Op:
-        """Records one runner event; ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``."""
+        """Records one event of the runner (or of a guard); ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``."""
         at = self.clock() if at_ns is None else at_ns
         op = Op(
-            source=RUNNER,
+            source=source,
             process=self._writer.process,
             kind=kind,
             t_intended=at,

@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from assertions.result import Result
 from drills.engine.runner.finish import judge, merge_history, write_reports
-from drills.engine.runner.session import RunStopped, Session
+from drills.engine.runner.guarding import GuardTripped, RunStopped, StopRequest
+from drills.engine.runner.session import Session
 from drills.engine.runner.steps import StepRunner
 from drills.engine.runner.view import View
+from drills.engine.safety.custody import Custody
 from drills.engine.safety.plan import Plan, work_dir
-from fleet.environments import open_fleet
+from fleet.environments import facts_to_heal, open_fleet
 from history.errors import BlackstartError, RecordingError, Refused
 from history.op import INTERRUPTED, PROCESS_DIED
 from history.reader import Run
@@ -38,9 +41,14 @@ class RunOutcome:
     failures: tuple[str, ...]
 
 
-def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...], gateway_port: int = 0) -> RunOutcome:
-    """Runs a plan. Ctrl-C heals, drains and still judges (exit 130); errors of the harness raise after clean-up."""
-    directory, run_id = make_directory(plan, out)
+def run_drill(
+    plan: Plan, out: Path, view: View, command_line: tuple[str, ...], gateway_port: int = 0, webhook: str = ""
+) -> RunOutcome:
+    """Runs a plan. Ctrl-C heals, drains and still judges (exit 130); errors of the harness raise after clean-up.
+
+    ``Refused`` while another drill holds the same targets, or when the last one on them was not healed.
+    """
+    directory, run_id = name_directory(plan, out)
     fleet = open_fleet(
         plan.environment,
         plan.drill.fleet,
@@ -48,43 +56,59 @@ def run_drill(plan: Plan, out: Path, view: View, command_line: tuple[str, ...], 
         logs=directory.logs,
         gateway_port=gateway_port,
     )
-    session = Session(plan, fleet, directory, run_id, view, command_line)
-    interrupted = False
-    with _signals(view) as cleaning:
-        try:
-            with session:
-                try:
-                    StepRunner(session).run(tuple(plan.drill.steps))
-                except RunStopped as stopped:
-                    session.recorder.event(PROCESS_DIED, outcome="fail", error="stopped", text=stopped.reason)
-                    view.done(stopped.reason, ok=False)
-                except KeyboardInterrupt:
-                    interrupted = True
-                    session.recorder.event(INTERRUPTED, outcome="fail", error="interrupted")
-                    view.done("Interrupted: healing, draining and judging what was seen", ok=False)
-                finally:
-                    cleaning.set()
-                    view.step("Stopping load and fleet")
-            if session.unrecorded is not None:
-                raise session.unrecorded
-        except RecordingError:
-            raise
-        except BlackstartError:
-            merge_history(directory)
-            raise
-        view.done("Stopped load and fleet", ok=not session.failures)
+    stop = StopRequest(directory.path)
+    custody = Custody(plan, directory, command_line, facts_to_heal(fleet), webhook=webhook)
+    with _signals(view, stop) as cleaning, custody:
+        make_directory(plan, directory)
+        custody.begin()
+        session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop)
+        interrupted = _carry_out(session, cleaning)
         merge_history(directory)
         run, result = judge(directory.path)
         write_reports(directory.path, run, result)
+        custody.outcome = "interrupted" if interrupted else result.verdict
     code = INTERRUPTED_EXIT if interrupted else EXIT_CODES[result.verdict]
     return RunOutcome(directory, run, result, code, tuple(session.failures))
 
 
-def make_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
-    """A new run directory beneath ``out`` with the drill's text in it."""
+def _carry_out(session: Session, cleaning: threading.Event) -> bool:
+    """Runs all steps and undoes everything; was it interrupted?"""
+    interrupted, view = False, session.view
+    try:
+        with session:
+            try:
+                StepRunner(session).run(tuple(session.plan.drill.steps))
+            except RunStopped as stopped:
+                if not isinstance(stopped, GuardTripped):
+                    session.recorder.event(PROCESS_DIED, outcome="fail", error="stopped", text=stopped.reason)
+                view.done(stopped.reason, ok=False)
+            except KeyboardInterrupt:
+                interrupted = True
+                session.recorder.event(INTERRUPTED, outcome="fail", error="interrupted")
+                view.done("Interrupted: healing, draining and judging what was seen", ok=False)
+            finally:
+                cleaning.set()
+                view.step("Stopping load and fleet")
+        if session.unrecorded is not None:
+            raise session.unrecorded
+    except RecordingError:
+        raise
+    except BlackstartError:
+        merge_history(session.directory)
+        raise
+    view.done("Stopped load and fleet", ok=not session.failures)
+    return interrupted
+
+
+def name_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
+    """The run directory beneath ``out`` and the run's id; makes nothing."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     run_id = f"{plan.drill.name}-{stamp}-{plan.seed}"
-    directory = RunDirectory((out / run_id).resolve())
+    return RunDirectory((out / run_id).resolve()), run_id
+
+
+def make_directory(plan: Plan, directory: RunDirectory) -> None:
+    """Makes the run directory with the drill's text in it."""
     try:
         directory.path.mkdir(parents=True)
         directory.logs.mkdir()
@@ -99,12 +123,14 @@ def make_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
             f"cannot write to {directory.path}: {error.strerror}",
             hint="free space, or choose another place with --out DIR",
         ) from error
-    return directory, run_id
 
 
 @contextmanager
-def _signals(view: View) -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt once; during clean-up they only say that it is under way."""
+def _signals(view: View, stop: StopRequest) -> Iterator[threading.Event]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt once; during clean-up they only say that it is under way.
+
+    SIGUSR1 asks to stop: the guard for that trips at its next look.
+    """
     cleaning = threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -117,7 +143,8 @@ def _signals(view: View) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield cleaning
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: stop.by_signal())
     try:
         yield cleaning
     finally:

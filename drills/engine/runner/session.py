@@ -52,12 +52,13 @@ class Session:
         view: View,
         command_line: tuple[str, ...],
         custody: Custody,
+        stop_request: StopRequest,
         clock: Clock = now_ns,
     ) -> None:
         self.plan, self.fleet, self.directory, self.view, self.clock = plan, fleet, directory, view, clock
         self.failures: list[str] = []
         self.unrecorded: RecordingError | None = None
-        self.stop_request = StopRequest(directory.path)
+        self.stop_request = stop_request
         self._run_id, self._command_line, self._custody = run_id, command_line, custody
         self._anchor = Anchor.take()
         self._undo = ExitStack()
@@ -124,8 +125,9 @@ class Session:
 
     def _open(self) -> None:
         plan, directory = self.plan, self.directory
-        self._undo.callback(self._attempt, "leave nothing behind", self._secure)
+        self._undo.callback(self._attempt, "make sure that nothing is left", self._secure)
         self.recorder = Recorder(OpWriter(directory.ops_file("runner")), self.clock)
+        self._injector = Injector(self.fleet, self.recorder, self._custody)
         self._undo.callback(self.recorder.close)
         self._undo.callback(self._attempt, "record the end", self._record_end)
         self.view.step(f"Starting fleet {plan.drill.fleet.name} ({plan.environment})")
@@ -147,7 +149,6 @@ class Session:
         observers.start()
         self._undo.callback(self._attempt, "ask Prometheus", self._record_prometheus)
         self._start_traffic()
-        self._injector = Injector(self.fleet, self.recorder, self._custody)
         self._undo.callback(self._attempt, "heal", self._heal_all)
 
     def _start_traffic(self) -> None:
@@ -190,7 +191,7 @@ class Session:
 
     def _secure(self) -> None:
         """Tells custody that nothing is left, after the environment has looked once more where something failed."""
-        if not self._fleet_stopped or getattr(self, "_injector", None) is None or self._injector.hurt:
+        if not self._fleet_stopped or self._injector.hurt or self._injector.unhealed:
             for line in restore_leftovers(self.plan.environment, facts_to_heal(self.fleet)):
                 self.view.note(line)
         self._custody.secure()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import time
 
-import numpy as np
-
 from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
-from drills.engine.runner.session import RunStopped, Session
+from drills.engine.runner.guarding import RunStopped
+from drills.engine.runner.session import Session
+from drills.engine.runner.strip import strip_of
 from drills.engine.runner.view import Strip
-from history.clock import NS_PER_MS, NS_PER_S
+from history.clock import NS_PER_S
 from history.op import STEP_END, STEP_START
 from history.reader import Run
 
 TICK_S = 0.1
 LOOK_S = 0.5
 """Live predicates and the strip are evaluated this often; more rarely when one look costs more than a fifth of it."""
-STRIP_S = 2.0
-"""The strip shows this many seconds of settled sends."""
 
 
 class StepRunner:
@@ -47,7 +45,7 @@ class StepRunner:
             self._wait(start + round(step.seconds * NS_PER_S), "baseline")
             return True, f"{step.describe()}{self._glance()}"
         if isinstance(step, Inject):
-            signals = session.inject(step.fault)
+            signals = session.inject(step.fault, self._pulse)
             seen = ", ".join(signal.seen for signal in signals)
             return True, f"{step.fault.mark(None).label}; verified in {self._since(began):.2f} s ({seen})"
         if isinstance(step, Restore):
@@ -78,8 +76,7 @@ class StepRunner:
         session, waiting = self._session, ""
         while (now := session.clock()) < until_ns:
             session.watch_processes()
-            if time.monotonic() >= self._next_look:
-                run = self._look()
+            if (run := self._look_if_due()) is not None:
                 if criterion is not None:
                     progress = criterion.check(run, session.clock())
                     waiting = progress.text
@@ -88,6 +85,19 @@ class StepRunner:
                 session.view.tick(self._strip(run, phase, waiting))
             time.sleep(min(TICK_S, max(0.0, (until_ns - now) / NS_PER_S)))
         return False, waiting
+
+    def _pulse(self) -> None:
+        """Guards stay awake while a fault is verified."""
+        self._session.watch_processes()
+        self._look_if_due()
+
+    def _look_if_due(self) -> Run | None:
+        """The run so far, with every guard asked; None between looks. ``GuardTripped`` ends the run."""
+        if time.monotonic() < self._next_look and not str(self._session.stop_request):
+            return None
+        run = self._look()
+        self._session.guard(run)
+        return run
 
     def _look(self) -> Run:
         began = time.monotonic()
@@ -103,30 +113,7 @@ class StepRunner:
         return f"{good}{p99}"
 
     def _strip(self, run: Run, phase: str, waiting: str) -> Strip:
-        session = self._session
-        now = session.clock()
-        settled = now - round(run.header.load.good_within_ms * NS_PER_MS)
-        load = run.load
-        recent = load.take((load.t_intended < settled) & (load.t_intended >= settled - round(STRIP_S * NS_PER_S)))
-        elapsed = max(0.0, (now - session.load_start_ns) / NS_PER_S)
-        recorded = int(np.count_nonzero(run.history.requests.source.where("load")))
-        due = int(np.searchsorted(run.schedule.offset_ns, now - session.load_start_ns))
-        if not len(recent):
-            return Strip(phase, elapsed, in_flight=max(0, due - recorded), waiting_for=waiting)
-        latency_ms = (recent.t_done - recent.t_intended) / NS_PER_MS
-        ok = recent.outcome.where("ok")
-        good = ok & (latency_ms <= run.header.load.good_within_ms)
-        p50, p99 = np.percentile(latency_ms[ok], [50, 99]) if ok.any() else (None, None)
-        return Strip(
-            phase,
-            elapsed,
-            rate_rps=len(recent) / STRIP_S,
-            good_ratio=float(np.mean(good)),
-            latency_ms_p50=p50,
-            latency_ms_p99=p99,
-            in_flight=max(0, due - recorded),
-            waiting_for=waiting,
-        )
+        return strip_of(run, self._session.clock(), self._session.load_start_ns, phase, waiting)
 
     def _since(self, began_ns: int) -> float:
         return (self._session.clock() - began_ns) / NS_PER_S

@@ -67,9 +67,9 @@ def read_journal(path: Path) -> JournalState:
             facts |= found if isinstance(found, dict) else {}
         elif kind == "intent":
             begun, healed = True, False
-            hurt[str(entry.get("cluster", ""))] = True
+            hurt[str(entry.get("target") or entry.get("cluster") or "")] = True
         elif kind == "outcome" and entry.get("healed") is True:
-            hurt.pop(str(entry.get("cluster", "")), None)
+            hurt.pop(str(entry.get("target") or entry.get("cluster") or ""), None)
         elif kind in ("end", "restored"):
             healed, hurt = True, {}
     return JournalState(begun, healed, environment, facts, tuple(hurt), damaged)

@@ -1,0 +1,130 @@
+"""``Injector``: injects, verifies and heals the faults of a run, each journalled ahead and recorded after.
+
+It trusts no call: a fault, and its healing, is what independent signals say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from drills.engine.nouns.faults import Fault
+from drills.engine.runner.guarding import RunStopped
+from drills.engine.runner.recorder import Recorder
+from drills.engine.safety.custody import Custody
+from fleet.protocols import Cluster, Fleet
+from history.clock import NS_PER_S
+from history.errors import FaultError
+from history.op import FAULT_HEAL, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED, PROVISIONED
+from history.records import Signal
+
+VERIFY_S = 10.0
+"""A fault that has not taken effect by then has failed."""
+HEAL_S = 60.0
+"""A cluster that is not verified back by then is reported as not healed."""
+
+
+class Injector:
+    """See the module docstring. ``hurt``: what has a fault in it now; ``unhealed``: what was not verified back."""
+
+    def __init__(self, fleet: Fleet, recorder: Recorder, custody: Custody) -> None:
+        self._fleet, self._recorder, self._custody = fleet, recorder, custody
+        self._clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in fleet.clusters}
+        self._faults: dict[str, Fault] = {}
+        self.unhealed: set[str] = set()
+
+    @property
+    def hurt(self) -> tuple[str, ...]:
+        """Clusters and stores with a fault that was injected (or was about to be) and not healed."""
+        return tuple(self._faults)
+
+    def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
+        """Journals, injects, verifies; ``RunStopped`` when the fault did not take effect. ``pulse`` may raise."""
+        subject, clock = self._subject(fault), self._recorder.clock
+        mark = fault.mark(subject)
+        self._custody.intend(mark, fault.target)
+        self._faults[fault.target] = fault
+        called = clock()
+        fault.inject(subject)
+        self._recorder.event(
+            FAULT_INJECT,
+            at_ns=called,
+            done_ns=clock(),
+            cluster=fault.cluster,
+            kind=mark.kind,
+            signature=mark.signature,
+            label=mark.label,
+        )
+        self._custody.injected(mark, fault.target)
+        signals = self._until_all(lambda: fault.verify(subject), VERIFY_S, pulse)
+        self._record(FAULT_VERIFIED, called, fault.cluster, signals)
+        if failed := [signal for signal in signals if not signal.ok]:
+            raise RunStopped(
+                f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s: "
+                + "; ".join(f"{signal.name}: {signal.seen}" for signal in failed)
+            )
+        return signals
+
+    def heal(self, name: str) -> tuple[Signal, ...]:
+        """Heals the fault in cluster or store ``name`` and verifies; the signals say whether it is back. Idempotent."""
+        fault = self._faults.get(name)
+        if fault is None:
+            return ()
+        subject, called = self._subject(fault), self._recorder.clock()
+        self._recorder.event(FAULT_HEAL, at_ns=called, cluster=fault.cluster, target=name)
+        fault.heal(subject)
+        del self._faults[name]
+        stages: dict[str, tuple[int, Signal]] = {}
+        signals = self._until_all(lambda: self._note(stages, fault.verify_healed(subject)), HEAL_S, lambda: None)
+        for stage, (seen_ns, signal) in stages.items():
+            self._recorder.event(
+                PROVISIONED,
+                at_ns=called,
+                done_ns=seen_ns,
+                outcome="ok" if signal.ok else "fail",
+                cluster=fault.cluster,
+                stage=stage,
+                seen=signal.seen,
+            )
+        self._record(FAULT_HEALED, called, fault.cluster, signals)
+        ok = all(signal.ok for signal in signals)
+        (self.unhealed.discard if ok else self.unhealed.add)(name)
+        self._custody.healed(name, ok)
+        return signals
+
+    def _subject(self, fault: Fault) -> Any:
+        return self._clusters[fault.cluster] if fault.cluster else self._fleet
+
+    def _until_all(
+        self, look: Callable[[], tuple[Signal, ...]], at_most_s: float, pulse: Callable[[], None]
+    ) -> tuple[Signal, ...]:
+        clock = self._recorder.clock
+        deadline = clock() + round(at_most_s * NS_PER_S)
+        while True:
+            try:
+                signals = look()
+            except FaultError as error:
+                signals = (Signal("verification", False, error.message),)
+            if all(signal.ok for signal in signals) or clock() >= deadline:
+                return signals
+            pulse()
+            time.sleep(0.05)
+
+    def _note(self, stages: dict[str, tuple[int, Signal]], signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
+        """Keeps when each signal was first ok, or last asked; passes them on."""
+        for signal in signals:
+            if signal.name not in stages or not stages[signal.name][1].ok:
+                stages[signal.name] = (self._recorder.clock(), signal)
+        return signals
+
+    def _record(self, kind: str, called: int, cluster: str, signals: tuple[Signal, ...]) -> None:
+        ok = bool(signals) and all(signal.ok for signal in signals)
+        self._recorder.event(
+            kind,
+            at_ns=called,
+            done_ns=self._recorder.clock(),
+            outcome="ok" if ok else "fail",
+            cluster=cluster,
+            signals=[{"name": s.name, "ok": s.ok, "seen": s.seen} for s in signals],
+        )

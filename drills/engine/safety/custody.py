@@ -1,0 +1,141 @@
+"""``Custody``: what a run owes to the world outside it: lock, journal, ledger, announcements, dead man.
+
+A context manager around the whole run. It takes the lock before anything is made and lets go when everything is healed
+and stopped; a run that could not be healed keeps its lock, so that the next one is refused. It heals nothing itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import drills
+from drills.engine.safety.journal import Journal
+from drills.engine.safety.ledger import Entry, Ledger, Post, Webhook
+from drills.engine.safety.lock import Locks, state_dir
+from drills.engine.safety.plan import Plan
+from drills.engine.safety.watchdog import AFTER_S
+from fleet.environments import lock_targets
+from history.errors import RecordingError
+from history.records import FaultMark
+from history.rundir import RunDirectory
+
+_WATCHDOG_END_S = 3.0
+
+
+class Custody:
+    """See the module docstring. ``facts``: what the environment needs to heal this run without us."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        directory: RunDirectory,
+        command_line: tuple[str, ...],
+        facts: dict[str, Any],
+        *,
+        webhook: str = "",
+        state: Path | None = None,
+        watchdog_after_s: float = AFTER_S,
+        post: Post | None = None,
+    ) -> None:
+        self._plan, self._directory, self._facts, self._after_s = plan, directory, facts, watchdog_after_s
+        self._state = state or state_dir()
+        self._locks = Locks(self._state)
+        self._journal = Journal(directory.journal)
+        radius = plan.drill.blast_radius
+        self._ledger = Ledger(
+            self._state,
+            Entry(
+                drill=plan.drill.name,
+                run=str(directory.path),
+                environment=plan.environment,
+                blast_radius=f"at most {radius.clusters} clusters at once, at least {radius.survivors} survive",
+                command_line=command_line,
+            ),
+        )
+        self._webhook = Webhook(webhook, self._not_announced, post)
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._exposed = False
+        self.outcome = "ended early"
+        self.notes: tuple[str, ...] = ()
+
+    def __enter__(self) -> Custody:
+        """Takes the lock; ``Refused`` before anything was made. ``notes`` says whose lock was taken over."""
+        plan = self._plan
+        self.notes = self._locks.take(
+            lock_targets(plan.environment, plan.drill.fleet),
+            run=self._directory.path,
+            drill=plan.drill.name,
+            environment=plan.environment,
+            facts=self._facts,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.outcome = f"{self.outcome}: {kind.__name__}"
+        with contextlib.suppress(RecordingError):
+            self._tell("end", self.outcome, text="" if not self._exposed else "NOT healed: blackstart restore")
+        self._webhook.close()
+        if self._exposed:
+            return  # the lock stays, and the watchdog tries once more when we are gone
+        self._locks.release(self._directory.path)
+        if self._watchdog is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._watchdog.wait(_WATCHDOG_END_S)
+            self._watchdog.kill()
+            self._watchdog.wait()
+
+    def begin(self) -> None:
+        """The run directory is there, and nothing else yet: journal, ledger, watchdog, first announcement."""
+        self._journal.write("begin", environment=self._plan.environment, facts=self._facts)
+        self._exposed = True
+        self._tell("start", "begun", text=self._plan.file.summary)
+        command = [sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path)]
+        with (self._directory.logs / "watchdog.log").open("ab") as log:
+            self._watchdog = subprocess.Popen(
+                [*command, str(self._after_s)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=Path(drills.__file__).parents[1],  # a user's own `drills` must not be found first
+                start_new_session=True,  # what kills the harness's group must not reach it
+                env={**os.environ, "BLACKSTART_STATE": str(self._state)},
+            )
+
+    def fleet_up(self, facts: dict[str, Any]) -> None:
+        """The fleet has started: the journal gets what can be known only now."""
+        self._journal.write("fleet", environment=self._plan.environment, facts=facts)
+
+    def intend(self, mark: FaultMark, target: str) -> None:
+        """Before an injection; ``RecordingError`` means: do not inject."""
+        self._journal.write("intent", fault=mark.kind, cluster=mark.cluster, target=target, signature=mark.signature)
+        self._tell("inject", "begun", clusters=(target,), text=mark.label)
+
+    def injected(self, mark: FaultMark, target: str) -> None:
+        """The injection call returned."""
+        self._journal.write("outcome", fault=mark.kind, cluster=mark.cluster, target=target, injected=True)
+
+    def healed(self, target: str, ok: bool) -> None:
+        """A fault was healed, and verified or not."""
+        self._journal.write("outcome", target=target, healed=ok)
+        self._tell("heal", "ok" if ok else "not verified", clusters=(target,))
+
+    def secure(self) -> None:
+        """Everything is healed and stopped; from here on nothing is left behind, whatever kills us."""
+        self._exposed = False
+        self._journal.write("end")
+
+    def _tell(self, operation: str, outcome: str, *, clusters: tuple[str, ...] = (), text: str = "") -> None:
+        self._webhook.announce(self._ledger.write(operation, outcome, clusters=clusters, text=text))
+
+    def _not_announced(self, text: str) -> None:
+        with contextlib.suppress(RecordingError):
+            self._ledger.write("webhook", "failed", text=text)
