@@ -19,6 +19,8 @@ COMMANDS = {
     "plan": ("drills.engine.commands.plan", "Show what a drill would do, without doing it."),
     "run": ("drills.engine.commands.run", "Run a drill and judge it."),
     "analyze": ("drills.engine.commands.analyze", "Judge a run directory again, from its records."),
+    "watch": ("drills.engine.commands.watch", "Show a running drill from another terminal, read-only."),
+    "restore": ("drills.engine.commands.restore", "Heal whatever a killed run left."),
     "report": ("drills.engine.commands.report", "Write the pages of a run directory again."),
 }
 """Name -> (module, one line for ``--help``)."""
@@ -52,6 +54,8 @@ def cli() -> None:
     blackstart run cluster-loss        do it; ends with verdict, figures and the path of report.html
     blackstart analyze RUN             judge a run directory again (same bytes)
     blackstart report RUN              write its pages again (same bytes)
+    blackstart watch [RUN]             see a running drill from another terminal
+    blackstart restore [RUN]           heal whatever a killed run left
 
     \b
     Exit codes: 0 pass · 1 fail · 2 unknown · 3 the harness failed · 4 usage · 130 interrupted

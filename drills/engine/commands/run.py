@@ -31,9 +31,24 @@ from drills.engine.runner.view import LiveView, PlainView
     metavar="PORT",
     help="Port of the fleet's entry point, to send requests of your own to; by default any free one.",
 )
+@click.option(
+    "--webhook",
+    metavar="URL",
+    default="",
+    envvar="BLACKSTART_WEBHOOK",
+    help="Post a small JSON object there at start, injection, heal and end [also: BLACKSTART_WEBHOOK]. It never holds "
+    "up or fails a run.",
+)
 @click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal (CI gets this by itself).")
 def command(
-    drill: str, environment: str, seed: int, fleet_text: str | None, out: Path, gateway_port: int, plain: bool
+    drill: str,
+    environment: str,
+    seed: int,
+    fleet_text: str | None,
+    out: Path,
+    gateway_port: int,
+    webhook: str,
+    plain: bool,
 ) -> int:
     """Run DRILL (a name of `blackstart list`, or a path) and judge it.
 
@@ -55,11 +70,11 @@ def command(
             )
     command_line = tuple(again)
     if plain or not console.is_terminal:
-        outcome = run_drill(plan, out, PlainView(console), command_line, gateway_port)
+        outcome = run_drill(plan, out, PlainView(console), command_line, gateway_port, webhook)
     else:
         view = LiveView(console)
         with view.shown():
-            outcome = run_drill(plan, out, view, command_line, gateway_port)
+            outcome = run_drill(plan, out, view, command_line, gateway_port, webhook)
     print_outcome(console, outcome, shlex.join(again))
     sys.stdout.flush()
     return outcome.exit_code

@@ -7,7 +7,7 @@ decides anything, and nothing else of the runner prints.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -54,9 +54,9 @@ class View(Protocol):
 class PlainView:
     """One line an event, for CI and pipes; a sign of life every ``every_s`` during long steps."""
 
-    def __init__(self, console: Console, every_s: float = 10.0) -> None:
-        self._console, self._every_s = console, every_s
-        self._start = self._last = time.monotonic()
+    def __init__(self, console: Console, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console, self._every_s, self._clock = console, every_s, clock
+        self._start = self._last = clock()
 
     def step(self, text: str) -> None:
         self._line(f"   {text} …")
@@ -68,11 +68,11 @@ class PlainView:
         self._line(f"   {text}")
 
     def tick(self, strip: Strip) -> None:
-        if time.monotonic() - self._last >= self._every_s:
+        if self._clock() - self._last >= self._every_s:
             self._line(f"   {strip_text(strip)}")
 
     def _line(self, text: str) -> None:
-        self._last = time.monotonic()
+        self._last = self._clock()
         self._console.print(f"{self._last - self._start:7.1f} s {text}", markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,0 +1,62 @@
+"""``blackstart watch``: shows a running drill from another terminal, live and read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from drills.engine.commands.console import out as console_out
+from drills.engine.runner.view import LiveView, PlainView
+from drills.engine.runner.watching import Stamp, Watching
+from drills.engine.safety.ledger import read_ledger
+from drills.engine.safety.lock import Locks, state_dir
+from history.errors import UsageError
+
+
+@click.command("watch")
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal.")
+def command(run: Path | None, plain: bool) -> int:
+    """Show the drill that is running on this machine, live and read-only, until it ends.
+
+    It is found by its lock; name its directory RUN where several run. On a run that is over it shows what happened and
+    how it ended. When nothing runs, the last entries of the ledger say who did what to which cluster. It stops nothing:
+    to stop a drill, `touch RUN/stop`; it heals, drains, and ends unknown.
+    """
+    console, locks = console_out(), Locks(state_dir())
+    if run is None:
+        running = sorted({lock.run for lock in locks.all()})
+        if not running:
+            console.print("No drill is running on this machine.")
+            print_ledger(console)
+            return 0
+        if len(running) > 1:
+            raise UsageError(
+                "several runs hold locks", problems=tuple(running), hint="name one: `blackstart watch RUN`"
+            )
+        run = Path(running[0])
+    elif not run.is_dir():
+        raise UsageError(f"{run} is not a run directory", hint="give the directory that `blackstart run` printed")
+    console.print(f"Watching {run}", soft_wrap=True)
+    stamp = Stamp()
+    if plain or not console.is_terminal:
+        ended = Watching(run, locks, PlainView(console, clock=stamp), stamp).follow()
+    else:
+        view = LiveView(console)
+        with view.shown():
+            ended = Watching(run, locks, view, stamp).follow()
+    console.print(f"{run.name}: {ended}", soft_wrap=True)
+    return 0
+
+
+def print_ledger(console: Console) -> None:
+    """The last operations, one a line."""
+    for entry in read_ledger(state_dir()):
+        clusters = f" {', '.join(entry.clusters)}" if entry.clusters else ""
+        who = f"{entry.user}@{entry.host}"
+        said = f" · {entry.text}" if entry.text else ""
+        console.print(
+            f"{entry.when}  {who}  {entry.drill}  {entry.operation}{clusters}: {entry.outcome}{said}", soft_wrap=True
+        )
