@@ -20,7 +20,7 @@ test: check          ## all tests except the long ones and those that need Docke
 	$(PY) -m pytest -m "not soak" -q
 
 soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases
-	$(PY) -m pytest -m soak -v --timeout=3600
+	SEEDS=$(SEEDS) $(PY) -m pytest -m soak -v --timeout=600
 
 check: setup-test    ## types and lint
 	.venv/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+
+from history.op import FAULT_INJECT
+from history.reader import Run
 
 ROOT = Path(__file__).parents[2]
 MICRO = Path(__file__).with_name("micro_drill.py")
@@ -64,10 +68,10 @@ class Blackstart:
         return found
 
 
-def run(*arguments: str, cwd: Path = ROOT) -> tuple[int, str, list[str]]:
+def run(*arguments: str, cwd: Path = ROOT, timeout_s: float = 90) -> tuple[int, str, list[str]]:
     """(exit code, output, processes left behind) of one whole `blackstart …`."""
     blackstart = Blackstart.start(*arguments, cwd=cwd)
-    code, out = blackstart.end()
+    code, out = blackstart.end(timeout_s)
     return code, out, blackstart.left_behind()
 
 
@@ -75,3 +79,16 @@ def only_run(out: Path) -> Path:
     """The one run directory beneath ``out``."""
     (found,) = out.iterdir()
     return found
+
+
+def first_answer_again_ns(run_: Run, logs: Path, model: str) -> int:
+    """When the model's servers, by their own access logs, first answered again after the injection."""
+    (injected,) = run_.history.of_kind(FAULT_INJECT)
+    answered = [
+        entry["t_first_byte"]
+        for log in logs.rglob("access-*.jsonl")
+        for entry in map(json.loads, log.read_text().splitlines())
+        if entry["model"] == model and entry["status"] == 200 and entry["t_first_byte"] > injected.t_done
+    ]
+    first: int = min(answered)
+    return first

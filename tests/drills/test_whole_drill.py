@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from history.op import FAULT_INJECT, FLEET_READY, REPLICA_READY
-from history.reader import Run, read_run
-from tests.drills.harness import MICRO, Blackstart, only_run, run
+from history.reader import read_run
+from tests.drills.harness import MICRO, Blackstart, first_answer_again_ns, only_run, run
 
 pytestmark = pytest.mark.drill
 
@@ -70,18 +70,6 @@ def test_ops_recorded_are_sends_scheduled(micro: Path) -> None:
     assert run_.duplicates == 0
     validity = result_of(micro)["validity"]
     assert validity["scheduled"] == validity["recorded"] == len(run_.load)
-
-
-def first_answer_again_ns(run_: Run, logs: Path, model: str) -> int:
-    """When the model's servers, by their own access logs, first answered again after the injection."""
-    (injected,) = run_.history.of_kind(FAULT_INJECT)
-    answered = [
-        entry["t_first_byte"]
-        for log in logs.rglob("access-*.jsonl")
-        for entry in map(json.loads, log.read_text().splitlines())
-        if entry["model"] == model and entry["status"] == 200 and entry["t_first_byte"] > injected.t_done
-    ]
-    return min(answered)
 
 
 @pytest.mark.parametrize("model", ["code", "embed"])  # their only replica stood in the victim

@@ -1,0 +1,85 @@
+"""The fault's seam, proven by whole drills through every kind of fault, with restore and fail-back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drills.engine.nouns import PowerLoss
+from fleet import fleets
+from fleet.environments import open_fleet
+from fleet.protocols import PowerControl
+from history.op import FAULT_HEALED, FAULT_VERIFIED
+from history.reader import read_run
+from tests.drills.harness import MICRO, only_run, run
+
+pytestmark = pytest.mark.drill
+
+RESTORE = """        Restore("cobalt"),
+        Observe(until=o.all_failed_back(), at_most_s=20),
+    ],
+    objectives=["""
+
+
+def drill_with(tmp_path: Path, fault: str) -> Path:
+    """The micro-drill with another fault, a restore, and an objective on the failback."""
+    text = MICRO.read_text()
+    text = text.replace('PowerLoss("cobalt")', fault).replace(
+        "OpenLoop, PowerLoss,", "OpenLoop, PowerLoss, Freeze, Restore,"
+    )
+    text = text.replace("    ],\n    objectives=[", RESTORE, 1).replace(
+        "o.lost(at_most=500),", 'o.no_dip(window="failback"),'
+    )
+    path = tmp_path / "seam.py"
+    path.write_text(text)
+    return path
+
+
+def black_hole_possible() -> bool:
+    cluster = open_fleet("local", fleets.micro()).clusters[1]
+    assert isinstance(cluster, PowerControl)
+    return "black-hole" in cluster.signatures
+
+
+@pytest.mark.parametrize(
+    ("fault", "errors"),
+    [
+        ('PowerLoss("cobalt")', {"refused"}),
+        ('Freeze("cobalt")', {"timeout"}),
+        ('PowerLoss("cobalt", signature="black-hole")', {"connect-timeout", "timeout"}),
+    ],
+)
+def test_each_fault_is_injected_verified_healed_and_failed_back(tmp_path: Path, fault: str, errors: set[str]) -> None:
+    if "black-hole" in fault and not black_hole_possible():
+        pytest.skip("a black hole needs root and a working iptables")
+    code, out, left = run("run", str(drill_with(tmp_path, fault)), "--out", str(tmp_path / "runs"))
+    assert code == 0, out
+    assert "all failed back after" in out
+    assert left == []
+    path = only_run(tmp_path / "runs")
+    history = read_run(path).history
+    assert [op.outcome for op in history.of_kind(FAULT_VERIFIED, FAULT_HEALED)] == ["ok", "ok"]
+    result: dict[str, Any] = json.loads((path / "result.json").read_text())
+    seen = {entry["error"] for entry in result["faults"][0]["seen"] if entry["error"]}
+    assert seen & errors, f"the cluster prober saw {seen}"
+    assert seen <= errors | {"reset"}, f"the cluster prober saw {seen}"
+    low, high = result["models"]["code"]["service_back_s"]
+    assert 0 < low <= high < 5
+
+
+def test_a_black_hole_is_refused_at_plan_time_where_it_cannot_be() -> None:
+    class WithoutRoot:
+        name = "cobalt"
+        signatures = ("refused",)
+
+        def power_off(self, signature: str) -> None: ...
+        def verify_power_off(self) -> tuple[()]: ...  # type: ignore[empty-body]
+        def power_on(self) -> None: ...
+        def verify_power_on(self) -> tuple[()]: ...  # type: ignore[empty-body]
+
+    fault = PowerLoss("cobalt", signature="black-hole")
+    assert "not possible here" in fault.unsupported(WithoutRoot())  # type: ignore[arg-type]
+    assert PowerLoss("cobalt").unsupported(WithoutRoot()) == ""  # type: ignore[arg-type]
