@@ -71,7 +71,7 @@ def read_journal(path: Path) -> JournalState:
         elif kind == "outcome" and entry.get("healed") is True:
             hurt.pop(str(entry.get("target") or entry.get("cluster") or ""), None)
         elif kind in ("end", "restored"):
-            healed, hurt = True, {}
+            begun, healed, hurt = True, True, {}
     return JournalState(begun, healed, environment, facts, tuple(hurt), damaged)
 
 

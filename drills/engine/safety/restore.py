@@ -41,7 +41,7 @@ def unhealed(locks: Locks) -> tuple[Lock, ...]:
     return tuple({lock.run: lock for lock in locks.all() if not lock.owner.alive}.values())
 
 
-def restore(run: Path, state: Path, by: str) -> Restored:
+def restore(run: Path, state: Path, by: str, drain_s: float = DRAIN_S) -> Restored:
     """Heals what ``run`` left and lets go of its locks.
 
     ``UsageError`` when there is neither a lock nor a journal of it, ``Refused`` while its harness lives.
@@ -63,7 +63,7 @@ def restore(run: Path, state: Path, by: str) -> Restored:
         environment = journal.environment or next((lock.environment for lock in held), "local")
         done = [f"{name}: an injected fault was open" for name in journal.hurt]
         done += restore_leftovers(environment, facts)
-        done += _end_children(directory.path)
+        done += _end_children(directory.path, drain_s)
         done += _tidy(directory)
         entry = Entry(drill=next((lock.drill for lock in held), ""), run=str(directory.path), environment=environment)
         if directory.path.is_dir() and (done or not journal.healed):
@@ -88,9 +88,9 @@ def children(run: Path) -> list[psutil.Process]:
     return found
 
 
-def _end_children(run: Path) -> list[str]:
+def _end_children(run: Path, drain_s: float) -> list[str]:
     waiting = [one for one in children(run) if not _is_watchdog(one)]
-    _, alive = psutil.wait_procs(waiting, timeout=DRAIN_S)
+    _, alive = psutil.wait_procs(waiting, timeout=drain_s)
     for process in alive + [one for one in children(run) if _is_watchdog(one)]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
