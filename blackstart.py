@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         Partition,
         PowerLoss,
         Restore,
+        Stage,
         WeightStoreBrownout,
     )
     from drills.engine.nouns import guards as guards
@@ -55,6 +56,7 @@ __all__ = [
     "Partition",
     "PowerLoss",
     "Restore",
+    "Stage",
     "StoreSpec",
     "Switches",
     "WeightStoreBrownout",

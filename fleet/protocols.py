@@ -156,6 +156,23 @@ class TrafficControl(Protocol):
 
 
 @runtime_checkable
+class RestorationControl(Protocol):
+    """What people do to a cluster while they restore it, stage by stage."""
+
+    def hold(self, held: bool) -> None:
+        """While held, the controller does not take the cluster for returned, whatever its API answers."""
+        ...
+
+    def served(self) -> tuple[str, ...]:
+        """``apiVersion/kind`` of everything that its API serves now; ``FleetError`` when it does not answer."""
+        ...
+
+    def upgrade(self, version: str) -> str:
+        """Asks for that version, newer or older: "" when it was taken, else the API's refusal."""
+        ...
+
+
+@runtime_checkable
 class StoreControl(Protocol):
     """Faults of a weight store, which stands outside every cluster: a capability of the fleet."""
 

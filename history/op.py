@@ -59,6 +59,10 @@ FAULT_HEALED: Final = "fault.healed"
 PROVISIONED: Final = "provisioned"
 """A stage of a cluster's restore: t_intended = the restore call, t_done = when it was first verified; detail["stage"],
 detail["seen"]. outcome fail: not verified by then."""
+RESTORE_STAGE: Final = "restore.stage"
+"""A stage of a restore as people live through it: t_intended = it began, t_done = it ended; detail["name"], ["does"],
+["seconds"] as declared, ["refused"]: the declared answer is no, ["signals"] as for FAULT_VERIFIED. outcome ok: the
+check came out as declared."""
 FLEET_READY: Final = "fleet.ready"
 INTERRUPTED: Final = "interrupted"
 PROCESS_DIED: Final = "process.died"

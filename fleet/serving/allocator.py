@@ -4,6 +4,7 @@ It polls the clusters' control planes and asks them for replicas; it reports wha
 it decides is in ``controller`` (state) and ``placement`` (arithmetic); it never serves, routes or measures a request.
 
     GET /events   detected, decided, unplaceable, returned, failback      GET /state, /healthz, /metrics
+    POST /hold?cluster=NAME&held=1    while held, a lost cluster is not taken for returned
     POST /decide  the operators' decision where reaction is manual: moves what is lost, answers {"decided": [models]}
 """
 
@@ -88,6 +89,15 @@ class AllocatorApi(Collector):
         """``POST /decide``."""
         return web.json_response({"decided": await self._running().react()})
 
+    async def hold(self, request: web.Request) -> web.Response:
+        """``POST /hold?cluster=NAME&held=1``: people work on that cluster; 400 for one that there is not."""
+        cluster, held = request.query.get("cluster", ""), request.query.get("held", "1") == "1"
+        controller = self._running()
+        if cluster not in controller.state:
+            return web.json_response({"error": f"no cluster {cluster!r}"}, status=400)
+        (controller.held.add if held else controller.held.discard)(cluster)
+        return web.json_response({"held": sorted(controller.held)})
+
     def collect(self) -> Iterable[CounterMetricFamily | GaugeMetricFamily]:
         """Clusters up, slots placed and not, events by kind, at the moment of a scrape."""
         up = GaugeMetricFamily("allocator_cluster_up", "1 = the cluster answers.", labels=["cluster"])
@@ -117,6 +127,7 @@ def build(config: AllocatorConfig, log: logging.Logger | None = None) -> tuple[w
     app.router.add_get("/events", api.events.handler)
     app.router.add_get("/state", api.state)
     app.router.add_post("/decide", api.decide)
+    app.router.add_post("/hold", api.hold)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", metrics_handler(registry))
     app.cleanup_ctx.append(api.lifetime)

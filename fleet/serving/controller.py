@@ -68,6 +68,7 @@ class Controller:
         self.at: dict[Slot, At | None] = dict.fromkeys(self.slots)
         self.unplaceable: dict[Slot, str] = {}
         self.placed = False
+        self.held: set[str] = set()
         self._by_name = {slot.name: slot for slot in self.slots}
         self._home = {slot: slot.home for slot in self.slots}
         self._moving: dict[Slot, str] = {}
@@ -107,7 +108,7 @@ class Controller:
             failures = failures + 1 if seen else 0
             first_failure_ns = now_ns() if failures == 1 else first_failure_ns
             state = self.state[client.name]
-            if not seen and state != "up":
+            if not seen and state != "up" and not (state == "lost" and client.name in self.held):
                 self.state[client.name] = "up"
                 if state == "lost":
                     self._events.append(RETURNED, cluster=client.name)

@@ -4,6 +4,7 @@ It forwards a request to the least loaded ready replica of its model and passes 
 buffers a stream, never retries unless ``retries`` says so, and never finishes an answer that was cut upstream.
 
     POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /state, /healthz, /metrics
+    POST /share?cluster=NAME&share=0.5     gradual return: the part of the traffic it could take that a cluster is given
     POST /drain {"cluster", "replica"}     no new requests for it; answers when it has none in flight, at most 1 s
 
 Own answers: 404 unknown model, 503 no ready replica, 502 connect failed or connection lost, 504 time-out (these two
@@ -199,7 +200,22 @@ class Gateway:
             }
             for replica in self._routes.replicas
         ]
-        return web.json_response({"replicas": replicas, "clusters": self._watching.connected})
+        return web.json_response(
+            {"replicas": replicas, "clusters": self._watching.connected, "shares": self._routes.shares}
+        )
+
+    async def share(self, request: web.Request) -> web.Response:
+        """``POST /share?cluster=NAME&share=0.5``: the part of the traffic it could take that a cluster is given."""
+        cluster = request.query.get("cluster", "")
+        try:
+            share = float(request.query.get("share", ""))
+        except ValueError:
+            share = -1.0
+        if cluster not in dict(self._config.clusters) or not 0.0 <= share <= 1.0:
+            error = f"cluster={cluster!r} must be one of the gateway's, share from 0 to 1"
+            return web.json_response({"error": error}, status=400)
+        self._routes.shares[cluster] = share
+        return web.json_response({"cluster": cluster, "share": share})
 
     async def models(self, _: web.Request) -> web.Response:
         """``GET /v1/models``."""
@@ -281,6 +297,10 @@ class GatewayApi:
         """``POST /drain``."""
         return await self.gateway.drain(request)
 
+    async def share(self, request: web.Request) -> web.Response:
+        """``POST /share``."""
+        return await self.gateway.share(request)
+
     async def state(self, request: web.Request) -> web.Response:
         """``GET /state``."""
         return await self.gateway.state(request)
@@ -299,6 +319,7 @@ def build(config: GatewayConfig, log: logging.Logger | None = None) -> tuple[web
         app.router.add_post(path, api.forward)
     app.router.add_post("/drain", api.drain)
     app.router.add_get("/v1/models", api.models)
+    app.router.add_post("/share", api.share)
     app.router.add_get("/state", api.state)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/metrics", metrics_handler(registry))

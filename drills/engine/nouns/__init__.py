@@ -15,6 +15,7 @@ from drills.engine.nouns.faults import (
 from drills.engine.nouns.guards import Guard
 from drills.engine.nouns.located import Located, Problem, Where
 from drills.engine.nouns.objectives import Objective
+from drills.engine.nouns.stages import Stage
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "PowerLoss",
     "Problem",
     "Restore",
+    "Stage",
     "Step",
     "Until",
     "WeightStoreBrownout",

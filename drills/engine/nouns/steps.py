@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from assertions.live import Progress
 from drills.engine.nouns.faults import Fault
 from drills.engine.nouns.located import Located, Problem
+from drills.engine.nouns.stages import Stage, stage_problems
 from history.reader import Run
 
 
@@ -98,15 +99,17 @@ class Restore(Located):
     """Heals the fault in ``cluster`` (or in the weight store of that name) and verifies that it is back."""
 
     cluster: str
+    stages: tuple[Stage, ...] = ()
+    """The restore as people live through it, while the load goes on; empty = healed at once."""
 
     def describe(self) -> str:
-        return f"Restore {self.cluster}"
+        return f"Restore {self.cluster}" + (f" in {len(self.stages)} stages" if self.stages else "")
 
     def longest_s(self) -> float:
-        return 0.0
+        return sum(stage.seconds for stage in self.stages)
 
     def problems(self) -> list[Problem]:
-        return []
+        return stage_problems(self.cluster, self.stages)
 
 
 Step = Baseline | Inject | Observe | Restore

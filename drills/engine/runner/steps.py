@@ -7,6 +7,7 @@ import time
 from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
 from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
+from drills.engine.runner.staging import Staging
 from drills.engine.runner.strip import strip_of
 from drills.engine.runner.view import Strip
 from history.clock import NS_PER_S
@@ -49,6 +50,8 @@ class StepRunner:
             seen = ", ".join(signal.seen for signal in signals)
             return True, f"{step.fault.mark(None).label}; verified in {self._since(began):.2f} s ({seen})"
         if isinstance(step, Restore):
+            if step.stages:
+                return Staging(session, step, self._wait).run()
             signals = session.heal(step.cluster)
             if failed := [signal for signal in signals if not signal.ok]:
                 raise RunStopped(

@@ -21,6 +21,8 @@ import psutil
 from fleet.environments.local import black_hole
 from fleet.environments.local.ask import Answer, ask, at_once
 from fleet.environments.local.control import ControlConfig, run
+from fleet.environments.local.layout import Layout
+from fleet.environments.local.restoration import Restoration
 from fleet.environments.local.watch import Follower
 from fleet.environments.local.zygote import AtEnd, Start
 from fleet.environments.local.zygote import Signal as Send
@@ -59,8 +61,13 @@ class Hands(Protocol):
         """The fleet's switches."""
         ...
 
+    @property
+    def layout(self) -> Layout:
+        """Addresses of everything; ``FleetError`` before the fleet has started."""
+        ...
 
-class LocalCluster:
+
+class LocalCluster(Restoration):
     """See the module docstring. Usable from any thread."""
 
     def __init__(self, spec: ClusterSpec, hands: Hands, signatures: tuple[str, ...]) -> None:
@@ -72,6 +79,7 @@ class LocalCluster:
         self._hole = False
         self._off = True
         self._destroyed = False
+        self._layout_of = lambda: hands.layout
 
     @property
     def name(self) -> str:
@@ -173,6 +181,7 @@ class LocalCluster:
             self._wait_gone()
             if self._pgid:  # only its first life finds anything in its caches
                 config = replace(config.without_seeds(), ingress=self._hands.switches().ingress_restored)
+                config = replace(config, version=self.version or config.version)
             if self._destroyed:
                 config = replace(config, provision_node_s=self._hands.switches().provision_node_s)
                 self._destroyed = False

@@ -27,6 +27,7 @@ from fleet.environments.local import node as node_init
 from fleet.environments.local.processes import fork
 from fleet.environments.local.replicas import Kubelet
 from fleet.environments.local.scheduler import NodeState, ReplicaState, Scheduler
+from fleet.environments.local.versions import FIRST_VERSION, VersionApi
 from fleet.serving.config import AgentConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
@@ -59,6 +60,7 @@ class ControlConfig:
     token: str = field(default="", repr=False)
     provision_node_s: float = 0.0
     """The provider hands out one node after the other, each after this long. A cluster's first life does not wait."""
+    version: str = FIRST_VERSION
     ingress: bool = True
     """Off: the addresses that its replicas advertise lead nowhere, whatever its API says of itself."""
 
@@ -242,6 +244,7 @@ def build(config: ControlConfig, streams: dict[str, socket.socket], log: logging
     app.router.add_post("/replicas/{name}/state", plane.state)
     app.router.add_get("/targets", plane.targets)
     app.router.add_get("/events", plane.events.handler)
+    app.router.add_routes(VersionApi(config.version).routes())
     app.router.add_get("/metrics", metrics_handler(plane.registry))
     app.cleanup_ctx.append(plane.lifetime)
     return app
