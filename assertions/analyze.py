@@ -98,7 +98,7 @@ def result_schema() -> bytes:
 def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
     """One row of the phase clock: what ops say and what events say."""
     ratio = case.ratio(key)
-    found = case.recovery(scope, ratio) if case.edges.injected is not None else Recovery(ratio, True)
+    found = case.recovery(scope, ratio) if case.edges.injected is not None else Recovery(ratio, False)
     members = [case.phases[model] for model in scope.models]
     bounds: dict[str, Interval] = dict(members[0].bounds if len(members) == 1 else latest(members))
     ops_bounds = {

@@ -94,15 +94,16 @@ class Case:
         """The ratio that a scope's recovery must prove."""
         return promised_ratio(self.run.header, scope_name)
 
+    def lag_near_ms(self, t_ns: int) -> tuple[float, float] | None:
+        """(p99, largest) send lag within 2 s of an instant, in ms; None where nothing was sent."""
+        near = self.lag_ms[self.load.between(t_ns - NEAR_NS, t_ns + NEAR_NS)]
+        near = near[~np.isnan(near)]
+        return (nearest_rank(near, 99.0), float(near.max())) if len(near) else None
+
     def lag_near_s(self, t_ns: list[int]) -> float:
         """The largest send lag within 2 s of these instants, in s; 0 where its p99 there is within the limit."""
-        worst = 0.0
-        for t in t_ns:
-            near = self.lag_ms[self.load.between(t - NEAR_NS, t + NEAR_NS)]
-            near = near[~np.isnan(near)]
-            if len(near) and nearest_rank(near, 99.0) > LAG_LIMIT_MS:
-                worst = max(worst, float(near.max()) / 1_000)
-        return worst
+        found = [near for t in t_ns if (near := self.lag_near_ms(t)) is not None]
+        return max((largest / 1_000 for p99, largest in found if p99 > LAG_LIMIT_MS), default=0.0)
 
     def _edge_ns(self, found: Recovery) -> list[int]:
         if found.service_back is None or self.edges.injected is None:

@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 class Recovery:
     """Seconds since the injection. ``unaffected``: it never fell (see ``_never_fell``).
 
-    ``service_back``/``recovered`` are None only for the unaffected.
+    ``service_back``/``recovered`` are None only for the unaffected, and where nothing was sent.
 
     ``relapsed`` holds for every reading of the unknown ops, ``maybe_relapsed`` for some. ``first_bad_s``,
     ``hold_start_s`` and ``certified_s`` are of the worst reading and place the windows. ``service_op`` is the index
@@ -60,6 +60,8 @@ def recovery(load: Load, rows: Rows, ratio: float) -> Recovery:
     state, t = load.state[rows], load.ops.t_intended[rows]
     known_bad, maybe_bad = state == BAD, state != 0
     base = Recovery(ratio, False, ops=len(rows), bad=int(known_bad.sum()), unknown=int((state == UNKNOWN).sum()))
+    if not len(rows):
+        return base  # nothing was sent: not even *unaffected* is known
     if _never_fell(t, maybe_bad, load.struck[rows], ratio):
         return replace(base, unaffected=True)
     surely_affected = bool(known_bad.any()) and not _never_fell(t, known_bad, load.struck[rows], ratio)

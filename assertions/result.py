@@ -36,7 +36,8 @@ class ModelRecovery:
     """The phase clock of one model, class or fleet. Scalars are the later bound; ``bounds``: [low, high] each.
 
     ``unaffected``: no bad op in the fault window, or only such as chance gives to a scope that held its ratio from the
-    injection on (docs/decisions/0001). ``relapsed``: after its hold, bad ops beyond chance.
+    injection on (docs/decisions/0001); never true where nothing was injected or nothing sent. ``relapsed``: after its
+    hold, bad ops beyond chance.
     ``ratio`` is what *service back*, *recovered* and the hold prove. ``victims``: replicas lost with the cluster.
     ``sent``, ``bad``, ``unknown`` count the load ops of the fault window; ``failback_bad`` the bad ones after it.
     """

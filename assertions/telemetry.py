@@ -7,6 +7,7 @@ their cluster keep what they had; counters that restart count from zero again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from history.clock import NS_PER_S
 from history.op import CLOCK_STEPPED, PROMETHEUS, QUERY
@@ -17,6 +18,8 @@ STORE_BYTES = "store_bytes"
 LATE_START_NS = 6 * NS_PER_S
 """Samples that begin later than this after a window's start do not show what happened in it. A Prometheus that starts
 with the fleet needs 3 to 5 s to find and scrape all targets (measured); the evidence says how much was not seen."""
+GAP_NS = 3 * NS_PER_S
+"""Samples come each second, and a missed scrape is bridged for 3 s: a longer hole, or an earlier end, is no sight."""
 
 
 class NoTelemetry(Exception):
@@ -31,23 +34,20 @@ class Series:
     t_ns: tuple[int, ...]
     values: tuple[float, ...]
 
-    def increase(self, start_ns: int, end_ns: int, first_sample_ns: int) -> float:
-        """By how much the counter grew in [start, end]; a series born inside the run starts from zero.
+    def growth(self, first_sample_ns: int) -> tuple[float, ...]:
+        """By how much the counter grew up to each sample since the one before; a restart counts from zero.
 
-        ``first_sample_ns``: when Prometheus first saw anything. Targets that it found a few scrapes later than others
-        were there before: what they had counted until then is not growth.
+        ``first_sample_ns``: when Prometheus first saw any series of this name. One that is born long after that
+        starts from zero; what one that was found a few scrapes later than others had counted until then is no growth.
         """
         born = self.t_ns[0] > first_sample_ns + LATE_START_NS
-        previous = 0.0 if born else self.values[0]
-        total = 0.0
-        for t, value in zip(self.t_ns, self.values, strict=True):
-            if t > end_ns:
-                break
-            grown = value - previous if value >= previous else value
-            if t >= start_ns:
-                total += grown
-            previous = value
-        return total
+        before = (0.0 if born else self.values[0], *self.values[:-1])
+        return tuple(now - was if now >= was else now for was, now in zip(before, self.values, strict=True))
+
+    def increase(self, start_ns: int, end_ns: int, first_sample_ns: int) -> float:
+        """By how much the counter grew in [start, end]."""
+        grown = zip(self.t_ns, self.growth(first_sample_ns), strict=True)
+        return sum(amount for t, amount in grown if start_ns <= t <= end_ns)
 
 
 def series(history: History, name: str) -> tuple[Series, ...]:
@@ -81,17 +81,21 @@ def increases(
     found = series(history, name)
     if not found:
         raise NoTelemetry(f"Prometheus recorded no {name}")
+    wanted = (match or {}).items()
+    chosen = [one for one in found if all(one.labels.get(key) == value for key, value in wanted)]
+    if not chosen:
+        raise NoTelemetry(f"Prometheus recorded no {name} of {', '.join(f'{key} {value}' for key, value in wanted)}")
     first = min(one.t_ns[0] for one in found)
     if first > start_ns + LATE_START_NS:
         raise NoTelemetry(f"samples of {name} begin {(first - start_ns) / NS_PER_S:.1f} s after the window does")
-    if not any(start_ns <= t <= end_ns for one in found for t in one.t_ns):
-        raise NoTelemetry(f"no sample of {name} lies in the window")
-    wanted = (match or {}).items()
-    return [
-        (one.labels, one.increase(start_ns, end_ns, first))
-        for one in found
-        if all(one.labels.get(key) == value for key, value in wanted)
-    ]
+    # A counter may vanish with its cluster; that Prometheus looked all the time shows in all of them together.
+    inside = {t for one in found for t in one.t_ns if start_ns <= t <= end_ns}
+    seen = [max(first, start_ns), *sorted(inside), end_ns]
+    hole, since = max((after - before, before) for before, after in pairwise(seen))
+    if hole > GAP_NS:
+        at_s = (since - start_ns) / NS_PER_S
+        raise NoTelemetry(f"no sample of {name} for {hole / NS_PER_S:.1f} s, from {at_s:.1f} s of the window on")
+    return [(one.labels, one.increase(start_ns, end_ns, first)) for one in chosen]
 
 
 def unseen_s(history: History, name: str, start_ns: int) -> float:

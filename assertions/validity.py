@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from assertions.case import LAG_LIMIT_MS, NEAR_NS, Case, nearest_rank
+from assertions.case import LAG_LIMIT_MS, Case, nearest_rank
 from assertions.result import Check, Validity, Verdict
 from assertions.scopes import UNKNOWN, Scope
 from history.clock import NS_PER_S
@@ -107,12 +107,7 @@ def _near_edges(case: Case) -> tuple[float | None, float]:
     at = [case.edges.zero + round(s * NS_PER_S) for s in seconds]
     if case.edges.healed is not None:
         at.append(case.edges.healed)
-    worst = []
-    for t in at:
-        near = case.lag_ms[case.load.between(t - NEAR_NS, t + NEAR_NS)]
-        near = near[~np.isnan(near)]
-        if len(near):
-            worst.append(nearest_rank(near, 99.0))
+    worst = [near[0] for t in at if (near := case.lag_near_ms(t)) is not None]
     return max(worst, default=None), case.lag_near_s(at)
 
 

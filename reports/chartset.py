@@ -60,7 +60,7 @@ def build(run: Run, result: Result, load: Load, origin_ns: int) -> tuple[Chart, 
     return (
         *_lane(shared, result.faults, end),
         _latency(run, result, shared, load, bins, coarse, heal),
-        _outcomes(shared, load, bins, coarse, heal),
+        _outcomes(shared, load, bins, coarse),
         _shares(run, shared, load, bins, coarse, victims),
         *_weights(run, shared, origin_ns),
     )
@@ -144,14 +144,14 @@ def _latency(
     return Chart("chart-latency", title, finding, figure, keys, tables.latency(coarse), note, height_px=320)
 
 
-def _outcomes(shared: Frame, load: Load, bins: Bins, coarse: Bins, heal: float | None) -> Chart:
+def _outcomes(shared: Frame, load: Load, bins: Bins, coarse: Bins) -> Chart:
     keys = (
         Key("box", BLUE, "", "good"),
         Key("box", RED, "/", "bad"),
         Key("box", GREY, "x", "unknown"),
         Key("line", TEXT, "dashed", "offered"),
     )
-    finding = findings.outcomes(load, bins, heal)
+    finding = findings.outcomes(load, bins)
     figure = charts.outcomes(shared, bins)
     return Chart("chart-outcomes", "Requests a second by outcome", finding, figure, keys, tables.outcomes(coarse))
 

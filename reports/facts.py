@@ -76,8 +76,6 @@ def budget_of(result: Result) -> str:
 
 def unaffected_in_words(model: ModelRecovery) -> str:
     """Why a scope counts as unaffected; a few bad answers may be no more than chance (docs/decisions/0001)."""
-    if not model.sent:
-        return "nothing was sent to it while the fault lasted, so nothing is known"
     unknown = f", {model.unknown:,} unknown" if model.unknown else ""
     if not model.bad:
         return f"unaffected: no bad answer among {model.sent:,} sends{unknown}"
@@ -91,6 +89,12 @@ def worst_first(models: Mapping[str, ModelRecovery]) -> list[tuple[str, ModelRec
         name, model = item
         end = model.recovered_s[1] if model.recovered_s else None
         never = 0 if end is None and not model.unaffected else 1
-        return (1 if model.unaffected else 0, never, -(end or 0.0) - (1e9 if model.relapsed else 0), -model.bad, name)
+        return (
+            1 if model.unaffected or not model.sent else 0,
+            never,
+            -(end or 0.0) - (1e9 if model.relapsed else 0),
+            -model.bad,
+            name,
+        )
 
     return sorted(models.items(), key=key)

@@ -37,21 +37,21 @@ def latency(load: Load, bins: Bins, heal_s: float | None) -> str:
     return f"{'; '.join(parts)}." if parts else "No request was answered completely."
 
 
-def outcomes(load: Load, bins: Bins, heal_s: float | None) -> str:
-    """When bad answers began and ended, and how many at worst."""
-    end = heal_s if heal_s is not None else np.inf
-    bad = load.x_s[load.bad & (load.x_s >= 0) & (load.x_s < end)]
+def outcomes(load: Load, bins: Bins) -> str:
+    """When bad answers began and ended, and how many at worst; the same count as *lost* anywhere else."""
+    fault, failback = load.judged.in_window("fault"), load.judged.in_window("failback")
+    bad = load.x_s[load.bad & fault]
     unknown = int(np.count_nonzero(load.unknown))
     tail = f" {unknown:,} outcomes are unknown." if unknown else ""
     if not len(bad):
-        sent = int(np.count_nonzero((load.x_s >= 0) & (load.x_s < end)))
-        return f"No bad answer while the fault lasted, of {sent:,} sends.{tail}"
-    worst = int(np.argmax(np.where((bins.left_s >= 0) & (bins.left_s < end), bins.bad, -1)))
-    later = int(np.count_nonzero(load.bad & (load.x_s >= end)))
+        return f"No bad answer while the fault lasted, of {int(np.count_nonzero(fault)):,} sends.{tail}"
+    hit = np.bincount(bins.index[load.bad & fault], minlength=len(bins))
+    worst = int(np.argmax(hit))
+    later = int(np.count_nonzero(load.bad & failback))
     after = f" {later:,} more came after the restore began." if later else ""
     return (
         f"{count(len(bad), 'bad answer')} while the fault lasted, sent from {seconds(float(bad.min()))} to "
-        f"{seconds(float(bad.max()))}; at worst {bins.bad[worst]:,} of {bins.offered[worst]:,} sends within "
+        f"{seconds(float(bad.max()))}; at worst {hit[worst]:,} of {bins.offered[worst]:,} sends within "
         f"{bins.width_s:g} s, from {seconds(float(bins.left_s[worst]))} on.{after}{tail}"
     )
 

@@ -27,11 +27,15 @@ STALE_S = 2.5
 
 @dataclass(frozen=True, eq=False)
 class Series:
-    """One labelled series: seconds since injection and values, equally long, sorted by time, never empty."""
+    """One labelled series: seconds since injection and values, equally long, sorted by time, never empty.
+
+    ``grown``: what a counter has grown since the run's first sample, by the objectives' own rule.
+    """
 
     labels: Mapping[str, str]
     x_s: Floats
     values: Floats
+    grown: Floats
 
 
 Found = Mapping[str, tuple[Series, ...]]
@@ -43,16 +47,22 @@ def read(run: Run, origin_ns: int) -> Found:
     """The series of every wanted query that returned any."""
     found = {}
     for name in WANTED:
-        series = tuple(_series(one, origin_ns) for one in telemetry.series(run.history, name))
+        series = telemetry.series(run.history, name)
         if series:
-            found[name] = series
+            first_ns = min(one.t_ns[0] for one in series)
+            found[name] = tuple(series_of(one, origin_ns, first_ns) for one in series)
     return found
 
 
-def _series(one: telemetry.Series, origin_ns: int) -> Series:
+def series_of(one: telemetry.Series, origin_ns: int, first_ns: int) -> Series:
+    """What assertions read, on the page's axis; ``first_ns``: the first sample of any series of this name."""
     x = (np.array(one.t_ns, np.float64) - origin_ns) / NS_PER_S
-    values = np.nan_to_num(np.array(one.values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    return Series({key: one_line(value, 60) for key, value in one.labels.items()}, x, values)
+    labels = {key: one_line(value, 60) for key, value in one.labels.items()}
+    return Series(labels, x, _finite(one.values), np.cumsum(_finite(one.growth(first_ns))))
+
+
+def _finite(values: Sequence[float]) -> Floats:
+    return np.nan_to_num(np.array(values, np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def grid_of(series: Sequence[Series]) -> Floats:
@@ -64,16 +74,9 @@ def grid_of(series: Sequence[Series]) -> Floats:
 
 
 def increase(series: Series, grid: Floats) -> Floats:
-    """The counter's increase since the start of the grid, at each point of it.
-
-    A restart counts from zero, and so does a series that was born after the grid's start.
-    """
-    steps = np.diff(series.values)
-    steps = np.where(steps < 0, series.values[1:], steps)
-    born = float(series.values[0]) if series.x_s[0] > grid[0] + STALE_S else 0.0
-    total = born + np.concatenate([[0.0], np.cumsum(steps)])
+    """The counter's increase since the run's first sample, at each point of the grid."""
     where = np.searchsorted(series.x_s, grid, side="right") - 1
-    return np.where(where >= 0, total[np.maximum(where, 0)], 0.0)
+    return np.where(where >= 0, series.grown[np.maximum(where, 0)], 0.0)
 
 
 def level(series: Series, grid: Floats) -> Floats:

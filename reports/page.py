@@ -16,7 +16,7 @@ from reports.facts import budget_of, lost_of, objective_of, recovered_of, worst_
 from reports.strips import Axis, Drawing
 from reports.tables import Table
 from reports.timeline import Post
-from reports.words import GLYPHS, NONE, block, count, interval, listed, measure, one_line, seconds, span
+from reports.words import GLYPHS, NONE, block, count, interval, listed, measure, one_line, percent, seconds, span
 
 MAX_STRIPS = 15
 MAX_WORST_IN_CLASS = 3
@@ -289,10 +289,11 @@ def _validity(result: Result, run: Run) -> tuple[tuple[str, str], ...]:
         return NONE if value is None else f"{value:.2f} ms"
 
     lag = f"p50 {ms(v.lag_ms_p50)}, p99 {ms(v.lag_ms_p99)}, worst {ms(v.lag_ms_max)}"
-    achieved = NONE if v.achieved_ratio is None else f"{100 * v.achieved_ratio:.2f} %"
+    sent = NONE if v.achieved_ratio is None else f"{100 * v.achieved_ratio:.2f} % of the plan"
     return (
         ("sends scheduled", f"{v.scheduled:,}"),
-        ("recorded", f"{v.recorded:,} ({achieved} of the plan)"),
+        ("sent", sent),
+        ("recorded", f"{v.recorded:,} ({percent(v.recorded, v.scheduled)} of the plan)"),
         ("dropped", f"{v.dropped:,}"),
         ("without a record", f"{v.no_record:,}"),
         ("unknown outcomes", f"{v.unknown:,}"),

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from assertions import scopes
+from assertions.case import nearest_rank
 from assertions.result import Result
-from history.clock import NS_PER_MS, NS_PER_S
-from history.op import FAULT_INJECT, NEVER
-from history.reader import Requests, Run, Text, load_bounds
+from assertions.windows import edges
+from history.clock import NS_PER_S
+from history.op import NEVER
+from history.reader import Requests, Run, Text
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -31,18 +34,14 @@ _WIDTHS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0
 
 def origin_ns(run: Run) -> int:
     """The instant that is 0 on every axis: the first injection call, else the start of the load."""
-    marks = run.history.of_kind(FAULT_INJECT)
-    if marks:
-        return marks[0].t_intended
-    start, _ = load_bounds(run.history)
-    if start != NEVER:
-        return start
-    return run.header.anchor.monotonic_ns
+    zero = edges(run).zero
+    return zero if zero != NEVER else run.header.anchor.monotonic_ns
 
 
 @dataclass(frozen=True, eq=False)
 class Load:
-    """The load table in the units of the page; one entry a scheduled send. ``latency_ms`` is NaN without an end."""
+    """The load in the units of the page, judged by assertions; one entry a scheduled send. ``latency_ms`` is NaN
+    without an end."""
 
     x_s: Floats
     latency_ms: Floats
@@ -54,29 +53,28 @@ class Load:
     cluster: Text
     error: Text
     requests: Requests
+    judged: scopes.Load
 
     def __len__(self) -> int:
         return len(self.x_s)
 
 
 def read_load(run: Run, origin: int) -> Load:
-    """Classifies each send as good, bad or unknown (DESIGN 3.4)."""
-    requests = run.load
-    latency = np.where(requests.t_done == NEVER, np.nan, (requests.t_done - requests.t_intended) / NS_PER_MS)
-    ok, unknown = requests.outcome.where("ok"), requests.outcome.where("unknown")
-    with np.errstate(invalid="ignore"):
-        good = ok & (latency <= run.header.load.good_within_ms)
+    """The judged load on the page's axis."""
+    judged = scopes.judge(run, edges(run))
+    ops, state = judged.ops, judged.state
     return Load(
-        x_s=(requests.t_intended - origin) / NS_PER_S,
-        latency_ms=latency,
-        good=good,
-        bad=~good & ~unknown,
-        unknown=unknown,
-        ok=ok,
-        model=requests.model,
-        cluster=requests.cluster,
-        error=requests.error,
-        requests=requests,
+        x_s=(ops.t_intended - origin) / NS_PER_S,
+        latency_ms=np.where(ops.t_done == NEVER, np.nan, judged.latency_ms),
+        good=state == scopes.GOOD,
+        bad=state == scopes.BAD,
+        unknown=state == scopes.UNKNOWN,
+        ok=judged.ok,
+        model=ops.model,
+        cluster=ops.cluster,
+        error=ops.error,
+        requests=ops,
+        judged=judged,
     )
 
 
@@ -148,25 +146,17 @@ def bin_load(load: Load, at_most: int = MAX_BINS, least_s: float = 0.5) -> Bins:
 
 def quantiles(index: NDArray[np.intp], values: Floats, number: int) -> tuple[Floats, Floats, Floats]:
     """Exact p50, p95, p99 of each bin, nearest rank (FACTS 4); NaN for an empty bin."""
-    order = np.lexsort((values, index))
-    ordered, sizes = values[order], np.bincount(index, minlength=number)
-    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-    filled = sizes > 0
-    found = []
-    for percentile in (50, 95, 99):
-        ranks = starts + np.maximum(np.ceil(percentile * sizes / 100).astype(np.intp), 1) - 1
-        result = np.full(number, np.nan)
-        result[filled] = ordered[ranks[filled]]
-        found.append(result)
-    return found[0], found[1], found[2]
+    order = np.argsort(index, kind="stable")
+    parts = np.split(values[order], np.cumsum(np.bincount(index, minlength=number))[:-1])
+    p50, p95, p99 = (
+        np.array([np.nan if (found := quantile(part, p)) is None else found for part in parts]) for p in (50, 95, 99)
+    )
+    return p50, p95, p99
 
 
 def quantile(values: Floats, percentile: float) -> float | None:
     """Nearest rank; None without values."""
-    if not len(values):
-        return None
-    rank = max(int(np.ceil(percentile * len(values) / 100)), 1) - 1
-    return float(np.partition(values, rank)[rank])
+    return nearest_rank(values, percentile) if len(values) else None
 
 
 @dataclass(frozen=True)

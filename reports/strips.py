@@ -242,7 +242,7 @@ def _user_lane(canvas: _Canvas, recovery: ModelRecovery, axis: Axis) -> None:
     back = recovery.recovered_s or recovery.service_back_s
     end_x = canvas.width - _PAD_PX
     if back is None:
-        kind = "served" if recovery.unaffected and recovery.sent else "unsure"
+        kind = "served" if recovery.unaffected else "unsure"
         canvas.add("line", x1=_PAD_PX, x2=end_x, y1=_LANE_Y, y2=_LANE_Y, class_=kind)
     else:
         low_x = axis.x(back[0], canvas.width)
@@ -293,7 +293,8 @@ def _labels(recovery: ModelRecovery, axis: Axis, width: int) -> list[_Label]:
     elif recovered is not None:
         found.append(_interval_label("recovered", recovered, axis, width))
     elif back is None:
-        found.append(_Label("recovery not measured", _PAD_PX, "quiet"))
+        said = "recovery not measured" if recovery.sent else "nothing was sent to it, so nothing is known"
+        found.append(_Label(said, _PAD_PX, "quiet"))
     if recovery.first_success_s is not None and not recovery.unaffected:
         found.append(
             _Label(f"first success {seconds(recovery.first_success_s)}", axis.x(recovery.first_success_s, width))

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from assertions.result import ModelRecovery, Result
 from history.clock import NS_PER_S
-from history.op import DECIDED, DETECTED, FAILBACK, INTERRUPTED, RETURNED, UNPLACEABLE, Op
+from history.op import DECIDED, DETECTED, FAILBACK, FAULT_HEAL, FAULT_HEALED, INTERRUPTED, RETURNED, UNPLACEABLE, Op
 from history.reader import Run
 from reports.words import count, interval, listed, one_line, seconds
 
@@ -76,8 +76,18 @@ def _outage(run: Run, result: Result, origin_ns: int) -> list[_Item]:
         reason = one_line(str(unplaceable[0].detail.get("reason", "")), 160)
         found.append((_at(unplaceable[0], origin_ns), "Identified", f"No place for {listed(models)}. {reason}".strip()))
     for op in run.history.of_kind(INTERRUPTED):
-        found.append((_at(op, origin_ns), "Interrupted", "The run was interrupted; everything was healed first."))
+        found.append((_at(op, origin_ns), "Interrupted", f"The run was interrupted; {_healed_after(run, op)}."))
     return found
+
+
+def _healed_after(run: Run, interrupted: Op) -> str:
+    """What is known of the healing that follows an interruption."""
+    calls = [op for op in run.history.of_kind(FAULT_HEAL) if op.t_intended >= interrupted.t_intended]
+    back = {op.cluster for op in run.history.of_kind(FAULT_HEALED) if op.outcome == "ok"}
+    if not calls:
+        return "no healing was recorded after it"
+    missing = [op.cluster or "a weight store" for op in calls if op.cluster not in back]
+    return f"{listed(missing)} was not verified back" if missing else "what was hit was healed, and verified back"
 
 
 def _advice(run: Run, result: Result) -> str:
@@ -86,17 +96,16 @@ def _advice(run: Run, result: Result) -> str:
     for model in run.header.fleet.models:
         hit = result.models.get(model.name)
         stand_in = result.models.get(model.fallback) if model.fallback else None
-        if hit and not hit.unaffected and stand_in and stand_in.unaffected:
+        if hit and hit.sent and not hit.unaffected and stand_in and stand_in.unaffected:
             advised.append(f"{one_line(model.fallback, 60)} for {one_line(model.name, 60)}")
     return f" Meanwhile use {listed(advised)}." if advised else ""
 
 
 def _recovery(run: Run, result: Result) -> list[_Item]:
-    hit = {name: m for name, m in result.models.items() if not m.unaffected}
+    hit = {name: m for name, m in result.models.items() if not m.unaffected and m.sent}
     if not hit:
-        return (
-            [(0.0, "Operational", "No model fell below its promise while the fault lasted.")] if result.models else []
-        )
+        quiet = any(m.unaffected for m in result.models.values())
+        return [(0.0, "Operational", "No model fell below its promise while the fault lasted.")] if quiet else []
     back = {
         name: m.service_back_s[1] for name, m in hit.items() if m.service_back_s and m.service_back_s[1] is not None
     }

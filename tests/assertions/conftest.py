@@ -188,7 +188,7 @@ class Script:
             event(FAULT_VERIFIED, 0.2, cluster="cobalt", detail=signals),
             event(LOAD_STOP, self.end_s),
             event(LOAD_DRAINED, self.end_s + 0.1),
-            Op(source=CONTROLLER, process="allocator", kind="noted", outcome="ok", t_intended=self.at(-5)),
+            Op(source=CONTROLLER, process="allocator", kind="watched", outcome="ok", t_intended=self.at(-5)),
         ]
         if self.failback_s is not None:
             made.append(event(FAULT_HEAL, self.observed_s, cluster="cobalt"))

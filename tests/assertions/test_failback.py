@@ -73,7 +73,7 @@ def test_what_was_only_frozen_is_home_when_it_answers(script: Script, objective:
     frozen = script.fail(0.0, 32.0, ("solo", "pair"))
     frozen = frozen.change(32.0, 40.0, ("solo",), replica="solo-cobalt", **served)
     frozen = frozen.change(33.0, 40.0, ("pair",), replica="pair-cobalt", **served)
-    found = judged(frozen.event("noted", 1.0, OBSERVER), objective)
+    found = judged(frozen.event("watched", 1.0, OBSERVER), objective)
     assert found.verdict == "pass"
     assert found.bounds == pytest.approx((3.01, 3.02), abs=0.03)
     removed = frozen.event("replica.gone", 33.5, model="pair", cluster="cobalt", replica="pair-cobalt")

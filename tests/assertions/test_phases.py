@@ -132,7 +132,7 @@ def test_what_does_not_fit_never_comes(script: Script, objective: Objective) -> 
 
 def test_without_a_reporter_silence_means_nothing(script: Script, objective: Objective) -> None:
     assert one(script, objective("full_capacity", 5.0)).verdict == "unknown"  # no observer at all
-    assert one(replace(script, without=("noted",)), objective("detected", 5.0)).verdict == "unknown"
+    assert one(replace(script, without=("watched",)), objective("detected", 5.0)).verdict == "unknown"
     assert one(script, objective("detected", 5.0)).verdict == "fail"  # a controller is there and saw nothing
     assert one(replaced(script), objective("detected", 5.0)).verdict == "pass"
     assert one(script, objective("decided", 5.0, scope="bystanders")).text == "nothing lost"

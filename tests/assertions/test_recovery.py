@@ -32,6 +32,18 @@ def test_a_scope_without_a_bad_op_is_unaffected(script: Script) -> None:
     assert (found.service_back_s, found.recovered_s, found.first_success_s) == (None, None, None)
 
 
+def test_without_data_nothing_is_unaffected(script: Script) -> None:
+    from dataclasses import replace
+
+    nothing = analyze(replace(script, without=("fault.inject", "fault.heal")).run())
+    assert {m.unaffected for m in nothing.models.values()} == {False}
+    bare = replace(script, observed_s=0.005, failback_s=None)  # only one send after the injection
+    found = analyze(bare.run())
+    assert [(name, m.sent, m.unaffected) for name, m in found.models.items()] == [
+        ("solo", 1, True), ("pair", 0, False), ("calm", 0, False),
+    ]  # fmt: skip
+
+
 def test_one_background_failure_does_not_date_the_recovery_of_a_scope_that_never_fell(script: Script) -> None:
     found = analyze(script.fail(20.0, 20.02, ("calm",)).run()).models["calm"]
     assert (found.unaffected, found.bad) == (True, 1)

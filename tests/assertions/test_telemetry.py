@@ -19,8 +19,13 @@ if TYPE_CHECKING:
     from tests.assertions.conftest import Objective, Script
 
 
-def series(script: Script, labels: dict[str, str], *samples: tuple[float, float]) -> dict[str, Any]:
-    return {"labels": labels, "t_ns": [script.at(t) for t, _ in samples], "values": [v for _, v in samples]}
+def series(
+    script: Script, labels: dict[str, str], *points: tuple[float, float], until_s: float = 40.0
+) -> dict[str, Any]:
+    """A counter scraped each second from the first point until ``until_s``; it jumps at each point."""
+    times = [points[0][0] + i for i in range(int(until_s - points[0][0]) + 1)]
+    values = [[v for t, v in points if t <= at_s][-1] for at_s in times]
+    return {"labels": labels, "t_ns": [script.at(t) for t in times], "values": values}
 
 
 def asked(script: Script, name: str, *found: dict[str, Any]) -> Script:
@@ -78,11 +83,21 @@ def test_absent_telemetry_is_unknown_and_the_rest_unharmed(script: Script, objec
     assert (empty.verdict, empty.evidence) == ("unknown", "Prometheus recorded no store_bytes")
     late = one(asked(script, "store_bytes", series(script, {}, (10, 1), (20, 2))), spec)
     assert "begin 10.0 s after" in late.evidence
+    over = one(asked(script, "store_bytes", series(script, {}, (-9, 1), until_s=1)), spec)
+    assert (over.verdict, over.text) == ("unknown", "no telemetry")
+    assert over.evidence == "no sample of store_bytes for 29.0 s, from 1.0 s of the window on"
+    near = one(asked(script, "store_bytes", series(script, {}, (-9, 1), until_s=27)), spec)
+    assert near.verdict == "pass"
+    hole = (series(script, {}, (-9, 1), until_s=10), series(script, {}, (14, 1)))
+    assert "for 4.0 s, from 10.0 s" in one(asked(script, "store_bytes", *hole), spec).evidence
+    gone = (series(script, {"store": "a"}, (-9, 1), (5, 7), until_s=6), series(script, {"store": "b"}, (-9, 1)))
+    assert one(asked(script, "store_bytes", *gone), spec).measured == 6.0  # vanished, and Prometheus looked on
     soon = one(asked(script, "store_bytes", series(script, {}, (4, 1), (20, 2))), spec)
     assert (soon.verdict, soon.measured) == ("pass", 1.0)
     assert "first 4.0 s have no sample" in soon.evidence
-    none = one(asked(script, "store_bytes", series(script, {}, (-5, 1), (38, 2))), spec)
-    assert none.verdict == "unknown"
+    other = replace(spec, scope="served by:jade", limit=0.0)
+    nobody = one(asked(script, "store_bytes", series(script, {"cluster": "amber"}, (-9, 1))), other)
+    assert (nobody.verdict, nobody.evidence) == ("unknown", "Prometheus recorded no store_bytes of cluster jade")
     odd = replace(script, header_changes={"prometheus": True}).event(
         QUERY,
         1.0,

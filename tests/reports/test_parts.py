@@ -10,9 +10,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from assertions import analyze
+from assertions import analyze, telemetry
 from assertions.result import ModelRecovery, WindowSpan
-from history.reader import History, Run
+from history.op import FAULT_HEAL, FAULT_HEALED, INTERRUPTED, Op
+from history.reader import History, Run, Text
 from reports import (
     chartset,
     facts,
@@ -28,7 +29,6 @@ from reports import (
     timeline,
     words,
 )
-from reports.metrics import Series
 
 
 def recovery(**more: object) -> ModelRecovery:
@@ -161,7 +161,7 @@ def test_a_strip_says_what_it_shows() -> None:
     drawn = strips.strip("m", never, strips.axis_for([never], None, 60.0, None)).wide
     assert "✗ not recovered by 40.0 s" in drawn
     assert "✗ never ready" in drawn
-    silent = strips.strip("m", recovery(**UNHIT | {"sent": 0}), axis).wide
+    silent = strips.strip("m", recovery(**UNHIT | {"sent": 0, "unaffected": False}), axis).wide
     assert "nothing is known" in silent
     assert "&lt;b&gt;" in strips.strip("<b>", recovery(), axis).wide
 
@@ -190,17 +190,22 @@ def test_without_a_fleet_limit_the_worst_scope_speaks(sample: ModuleType) -> Non
         assert facts.recovered_of(replace(result, objectives=objectives)) == said
 
 
-def test_counters_survive_a_restart_and_count_a_late_birth_from_zero() -> None:
+def as_drawn(*samples: tuple[int, float], **labels: str) -> metrics.Series:
+    t_ns = tuple(t * 10**9 for t, _ in samples)
+    return metrics.series_of(telemetry.Series(labels, t_ns, tuple(v for _, v in samples)), 0, first_ns=0)
+
+
+def test_counters_are_drawn_as_they_are_judged() -> None:
     grid = np.arange(0.0, 10.0)
-    restarted = Series({}, np.array([0.0, 1, 2, 7, 8]), np.array([100.0, 110, 120, 5, 9]))
+    restarted = as_drawn((0, 100), (1, 110), (2, 120), (7, 5), (8, 9))
     assert metrics.increase(restarted, grid).tolist() == [0, 10, 20, 20, 20, 20, 20, 25, 29, 29]
-    born = Series({}, np.array([6.0, 7]), np.array([4.0, 6]))
-    assert metrics.increase(born, grid).tolist() == [0, 0, 0, 0, 0, 0, 4, 6, 6, 6]
+    assert metrics.increase(as_drawn((7, 4), (8, 6)), grid).tolist() == [0, 0, 0, 0, 0, 0, 0, 4, 6, 6]
+    found_late = as_drawn((4, 4), (8, 6))  # scraped later than others: was there before, no growth (telemetry's rule)
+    assert metrics.increase(found_late, grid).tolist() == [0, 0, 0, 0, 0, 0, 0, 0, 2, 2]
 
 
 def test_a_gauge_ends_with_its_cluster() -> None:
-    dead = Series({"cluster": "cobalt"}, np.array([0.0, 1, 2]), np.array([8.0, 8, 8]))
-    values = metrics.level(dead, np.arange(0.0, 8.0))
+    values = metrics.level(as_drawn((0, 8), (1, 8), (2, 8), cluster="cobalt"), np.arange(0.0, 8.0))
     assert values[:5].tolist() == [8, 8, 8, 8, 8]
     assert np.isnan(values[5:]).all()
 
@@ -210,7 +215,7 @@ def test_findings_are_computed(sample: ModuleType) -> None:
     origin = series.origin_ns(made.run)
     load = series.read_load(made.run, origin)
     bins = series.bin_load(load)
-    told = findings.outcomes(load, bins, 40.0)
+    told = findings.outcomes(load, bins)
     assert told.startswith(f"{made.result.totals.lost} bad answers while the fault lasted")
     served = series.by_cluster(made.run, load, bins)
     assert served.names == ("amber", "cobalt", "jade", "nobody")
@@ -221,6 +226,56 @@ def test_findings_are_computed(sample: ModuleType) -> None:
     assert findings.weights(found) == "Weights loaded since the injection: 1.1 GB from store and 200 MB from peer."
     assert "20.8 % of 48 weight requests since it" in findings.cache(found)
     assert findings.gpus(found) == "GPUs allocated: 29 before the injection, 27 at the lowest after it, 37 at the end."
+
+
+def test_one_page_has_one_number_of_lost_requests(sample: ModuleType) -> None:
+    """The chart's finding, the ten-second line and *lost* count the same ops, casualties in flight among them."""
+    made = sample.build()
+    columns = made.run.history.requests
+    zero = series.origin_ns(made.run)
+    struck = (columns.t_intended < zero) & (columns.t_intended > zero - 100_000_000)
+    done = np.where(struck, zero + 5_000_000, columns.t_done)
+    fail = np.where(struck, columns.outcome.code("fail"), columns.outcome.codes)
+    outcome = Text(fail.astype(np.int32), columns.outcome.words)
+    requests = replace(columns, t_done=done, outcome=outcome)
+    run = Run(made.run.header, made.run.schedule, History(requests, made.run.history.events))
+    lost = analyze(run).totals.lost
+    assert lost == made.result.totals.lost + int(struck.sum())
+    load = series.read_load(run, zero)
+    assert findings.outcomes(load, series.bin_load(load)).startswith(f"{lost:,} bad answers while the fault lasted")
+    odd = replace(
+        requests, t_done=np.where(struck, zero - 200_000_000, done), outcome=columns.outcome
+    )  # done too early
+    contradicting = Run(made.run.header, made.run.schedule, History(odd, made.run.history.events))
+    judged = series.read_load(contradicting, zero)
+    assert int(judged.unknown.sum()) == analyze(contradicting).totals.unknown > 0
+
+
+def test_sent_is_not_recorded(sample: ModuleType) -> None:
+    made = sample.build()
+    validity = replace(made.result.validity, scheduled=200, recorded=200, achieved_ratio=0.5)
+    rows = dict(page.build(made.run, replace(made.result, validity=validity), "", "").validity)
+    assert (rows["sent"], rows["recorded"]) == ("50.00 % of the plan", "200 (100 % of the plan)")
+
+
+def test_an_interruption_says_what_is_known_of_the_healing(sample: ModuleType) -> None:
+    made = sample.build()
+    origin = series.origin_ns(made.run)
+
+    def told(*events: Op) -> str:
+        keep = tuple(op for op in made.run.history.events if op.kind not in (FAULT_HEAL, FAULT_HEALED))
+        run = Run(made.run.header, made.run.schedule, History(made.run.history.requests, (*keep, *events)))
+        return next(p.text for p in timeline.posts(run, made.result, origin) if p.status == "Interrupted")
+
+    def event(kind: str, outcome: str = "ok", cluster: str = "cobalt") -> Op:
+        t = origin + 30_000_000_000
+        return Op(source="runner", process="runner", kind=kind, t_intended=t, outcome=outcome, cluster=cluster)  # type: ignore[arg-type]
+
+    stopped = event(INTERRUPTED, "fail", "")
+    assert told(stopped).endswith("no healing was recorded after it.")
+    assert "cobalt was not verified back" in told(stopped, event(FAULT_HEAL))
+    assert "cobalt was not verified back" in told(stopped, event(FAULT_HEAL), event(FAULT_HEALED, "fail"))
+    assert "healed, and verified back" in told(stopped, event(FAULT_HEAL), event(FAULT_HEALED))
 
 
 def test_the_timeline_speaks_status_words_in_order(sample: ModuleType) -> None:
