@@ -156,3 +156,9 @@ def test_a_second_build_waits_for_the_first(shelf: Shelf) -> None:
     rest = other.communicate(timeout=30)[0]
     assert "another build uses" in first
     assert rest.strip() == "mine"
+
+
+def test_a_build_clears_away_what_an_interrupted_one_left(shelf: Shelf) -> None:
+    (shelf.root / "work/node-0123").mkdir(parents=True)
+    with shelf.locked(lambda _: None):
+        assert list((shelf.root / "work").iterdir()) == []

@@ -90,6 +90,8 @@ class Shelf:
             except BlockingIOError:
                 say(f"another build uses {self.root}; waiting for it")
                 fcntl.flock(file, fcntl.LOCK_EX)
+            for left in (self.root / "work").glob("*"):  # of a build that was interrupted
+                remove(left)
             yield
 
 
