@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +64,9 @@ def test_each_fault_is_injected_verified_healed_and_failed_back(tmp_path: Path, 
     history = read_run(path).history
     assert [op.outcome for op in history.of_kind(FAULT_VERIFIED, FAULT_HEALED)] == ["ok", "ok"]
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
-    seen = {entry["error"] for entry in result["faults"][0]["seen"] if entry["error"]}
-    assert seen & errors, f"the cluster prober saw {seen}"
-    assert seen <= errors | {"reset"}, f"the cluster prober saw {seen}"
+    seen = Counter({entry["error"]: entry["count"] for entry in result["faults"][0]["seen"] if entry["error"]})
+    # A probe that is under way as the cluster comes back may end otherwise, so nearly all is asked for, not all.
+    assert sum(seen[error] for error in errors) > 0.8 * seen.total() > 0, f"the cluster prober saw {seen}"
     low, high = result["models"]["code"]["service_back_s"]
     assert 0 < low <= high < 5
 
