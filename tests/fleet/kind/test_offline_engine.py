@@ -176,7 +176,7 @@ def test_an_image_of_the_same_name_with_another_content_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_docker(tmp_path, monkeypatch, "echo 0123")
-    image = Image("blackstart/node:x", tmp_path / "image.tar", "0123")
+    image = Image("localhost/blackstart/node:x", tmp_path / "image.tar", "0123")
     assert docker.has(image)
     assert not docker.has(Image(image.name, image.archive, "4567"))
 
@@ -184,21 +184,21 @@ def test_an_image_of_the_same_name_with_another_content_is_not_there(
 def test_an_archive_that_docker_refuses_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_docker(tmp_path, monkeypatch, "echo 'no space left on device' >&2; exit 1")
     with pytest.raises(FleetError, match=r"image\.tar: no space left on device"):
-        docker.load(Image("blackstart/node:x", tmp_path / "image.tar", "0123"))
+        docker.load(Image("localhost/blackstart/node:x", tmp_path / "image.tar", "0123"))
 
 
 def test_a_node_gets_the_top_of_the_serving_image_on_its_standard_input(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "upper.tar").write_text("top layer")
-    image = Image("blackstart/serving:x", tmp_path / "image.tar", "0123")
+    image = Image("localhost/blackstart/serving:x", tmp_path / "image.tar", "0123")
     fake_docker(tmp_path, monkeypatch, f'echo "$@" >{tmp_path}/said; cat >>{tmp_path}/said')
     docker.hand_to("c1-worker", image)
     assert (
         tmp_path / "said"
     ).read_text() == "exec --interactive c1-worker ctr --namespace k8s.io images import -\ntop layer"
     fake_docker(tmp_path, monkeypatch, "echo 'no such container' >&2; exit 1")
-    with pytest.raises(FleetError, match=r"c1-worker did not take blackstart/serving:x: no such container"):
+    with pytest.raises(FleetError, match=r"c1-worker did not take localhost/blackstart/serving:x: no such container"):
         docker.hand_to("c1-worker", image)
 
 

@@ -103,12 +103,12 @@ def test_an_upper_archive_names_all_layers_and_holds_the_top_one(tmp_path: Path)
     for name in ("low", "top"):
         (tmp_path / f"{name}.tar").write_text(name)
         layers.append(Layer.of(tmp_path / f"{name}.tar"))
-    image = Image(("blackstart/serving:1",), tuple(layers), ("/python",))
+    image = Image(("localhost/blackstart/serving:1",), tuple(layers), ("/python",))
     archive.write_upper(tmp_path / "upper.tar", image)
     with tarfile.open(tmp_path / "upper.tar") as told:
         files = {member.name: told.extractfile(member).read() for member in told.getmembers()}  # type: ignore[union-attr]
     (named,) = json.loads(files["index.json"])["manifests"]
-    assert named["annotations"] == {"io.containerd.image.name": "docker.io/blackstart/serving:1"}
+    assert named["annotations"] == {"io.containerd.image.name": "localhost/blackstart/serving:1"}
     manifest = json.loads(files[f"blobs/{named['digest'].replace(':', '/')}"])
     assert [(layer["digest"], layer["size"]) for layer in manifest["layers"]] == [
         (f"sha256:{layer.sha256}", 3) for layer in layers
@@ -166,7 +166,7 @@ def test_the_nodes_network_needs_no_name_that_the_image_lacks() -> None:
     folder = Path(node.__file__).with_name("node")
     manifest = (folder / "default-cni.yaml").read_text()
     main = (folder.parent / "go/kubernetes/main.go").read_text()
-    assert "image: blackstart/node-routes:@KUBERNETES@" in manifest
+    assert "image: localhost/blackstart/node-routes:@KUBERNETES@" in manifest
     assert "command: [node-routes]" in manifest
     assert '"node-routes":' in main
     plugins = json.loads((folder / "cni.conflist").read_text())["plugins"]

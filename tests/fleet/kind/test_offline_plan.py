@@ -94,7 +94,7 @@ def test_a_pin_changes_what_depends_on_it(project: Path) -> None:
 def test_images_are_named_by_content(project: Path) -> None:
     versions = read()
     plan = make_plan(versions, project)
-    assert node_name(versions, plan.node) == f"blackstart/node:{versions.kubernetes}-{plan.node.key}"
+    assert node_name(versions, plan.node) == f"localhost/blackstart/node:{versions.kubernetes}-{plan.node.key}"
     assert serving_name(plan.serving).endswith(plan.serving.key)
 
 
@@ -118,7 +118,7 @@ def test_the_cache_lies_outside_the_checkout_and_can_be_moved(tmp_path: Path) ->
 def test_later_code_finds_programs_and_images(tmp_path: Path) -> None:
     paths = Paths(tmp_path)
     assert paths.images == {}
-    image = Image("blackstart/node:v1-0", tmp_path / "steps/node-0/image.tar", "0")
+    image = Image("localhost/blackstart/node:v1-0", tmp_path / "steps/node-0/image.tar", "0")
     paths.write_images({"node": image})
     assert paths.images == {"node": image}
     images.link_programs(paths, tmp_path / "steps/kind-0", tmp_path / "steps/kubernetes-0")

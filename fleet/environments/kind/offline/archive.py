@@ -22,8 +22,8 @@ SEARCH_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """The kernel's name of a machine -> the name that images use."""
 KEY_LABEL: Final = "blackstart.key"
-CONTAINERD_PREFIX: Final = "docker.io/"
-"""What Kubernetes and containerd put in front of a short image name."""
+LOCAL: Final = "localhost/blackstart"
+"""How the names of our images begin: a name that no client ever takes for somebody's image on the internet."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ def write_upper(path: Path, image: Image) -> None:
     ).encode()
     named = [
         blob(f"{kind}.manifest.v1+json", hashlib.sha256(manifest).hexdigest(), len(manifest))
-        | {"annotations": {"io.containerd.image.name": f"{CONTAINERD_PREFIX}{name}"}}
+        | {"annotations": {"io.containerd.image.name": name}}
         for name in image.names
     ]
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:

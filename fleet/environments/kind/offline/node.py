@@ -50,7 +50,7 @@ def make(
     (root / "kind/version").write_text(kubernetes)
     images, layers = components(shop, root, kubernetes, kube_proxy)
     lower = Layer.of(shop.got["serving-base"] / "base.tar")  # so that loading a serving image is loading its top
-    images.append(Image((f"blackstart/serving-base:{lower.sha256[:16]}",), (lower,)))
+    images.append(Image((f"{archive.LOCAL}/serving-base:{lower.sha256[:16]}",), (lower,)))
     layers.append(lower)
     shop.run(["chroot", root, "dpkg", "--purge", "--force-depends", *python])
     packed = shop.out / "images.tar"
@@ -162,7 +162,7 @@ def components(
     files = tree.files_of(root, kube_proxy, XTABLES)
     layer["tables"] = archive.pack(shop, root, box / "tables.tar", only=files)
     images = [Image(named[one], (layer["kubernetes"],)) for one in servers]
-    images += [Image((f"blackstart/node-routes:{kubernetes}",), (layer["kubernetes"],))]
+    images += [Image((f"{archive.LOCAL}/node-routes:{kubernetes}",), (layer["kubernetes"],))]
     images += [Image(named["kube-proxy"], (layer["kubernetes"], layer["tables"]))]
     images += [Image(named[one], (layer[one],), (f"/usr/local/bin/{one}",)) for one in ("etcd", "coredns", "pause")]
     return images, list(layer.values())

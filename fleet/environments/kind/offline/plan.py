@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet.environments.kind.offline import gobuild, node, serving, tree
+from fleet.environments.kind.offline.archive import LOCAL
 from fleet.environments.kind.offline.recipe import Step, Workshop
 from fleet.environments.kind.offline.versions import Versions
 
@@ -170,11 +171,11 @@ def serving_steps(versions: Versions, project: Path, tree_step: Step) -> tuple[S
 
 
 def node_name(versions: Versions, step: Step) -> str:
-    return f"blackstart/node:{versions.kubernetes}-{step.key}"
+    return f"{LOCAL}/node:{versions.kubernetes}-{step.key}"
 
 
 def serving_name(step: Step) -> str:
-    return f"blackstart/serving:{step.key}"
+    return f"{LOCAL}/serving:{step.key}"
 
 
 def make_plan(versions: Versions, project: Path, *, mirror: str = "") -> Plan:
