@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from drills.engine.nouns import (
+        Ablation,
         Baseline,
         BlastRadius,
         ControlPlaneCut,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 
 __all__ = [
+    "Ablation",
     "Baseline",
     "BlastRadius",
     "ClusterSpec",

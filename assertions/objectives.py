@@ -130,17 +130,27 @@ def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> M
         if not enough:
             evidence += f"; {needed} are needed to prove {spec.ratio}"
         text = "no bad op" if not found.bad else "never fell"
-        return Measure((0.0, 0.0), evidence, text, None if enough else "unknown")
+        return Measure((0.0, 0.0), evidence, text, _between((0.0, 0.0), spec) if enough else "unknown")
     bounds: Interval | None = getattr(found, which)
     text = in_words(bounds, "s")
     if found.relapsed:
         start, end = found.relapse_spans[0]
         evidence = f"relapse from {start:.2f} s to {end:.2f} s: bad ops beyond chance at {spec.ratio}"
-        return Measure(bounds, evidence, f"{text}, relapsed at {start:.1f} s", "fail")
+        verdict = _between(bounds, spec) if spec.first_hold else "fail"
+        return Measure(bounds, evidence, f"{text}, relapsed at {start:.1f} s", verdict)
     evidence = _hold_in_words(found, needed)
     if found.maybe_relapsed:
         return Measure(bounds, f"{evidence}; a relapse if unknown ops were bad", text, _not_pass(bounds, spec.limit))
-    return Measure(bounds, evidence, text)
+    return Measure(bounds, evidence, text, _between(bounds, spec))
+
+
+def _between(bounds: Interval | None, spec: ObjectiveSpec) -> Verdict:
+    """Not later than the limit and not before ``not_before``."""
+    late = at_most(bounds, spec.limit)
+    if bounds is None or spec.not_before <= 0.0:
+        return late
+    early = at_least(bounds, spec.not_before)
+    return "fail" if "fail" in (late, early) else "pass" if late == early == "pass" else "unknown"
 
 
 def _not_pass(bounds: Interval | None, limit: float) -> Verdict:

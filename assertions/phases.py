@@ -78,6 +78,9 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
     gaps = run.history.of_kind(WATCH_GAP)
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
     survivors = sorted((op for op in events if op.model == model and op.cluster not in scopes.victims), key=stamp_ns)
+    healed = edges.healed if edges.to_end else None  # where recovery may need the restore, capacity may too
+    returned = [op for op in events if op.model == model and op not in survivors]
+    returned = [op for op in returned if healed is not None and stamp_ns(op) >= healed]
     blind = blind_s(run, edges, scopes, OBSERVER)
     fresh = [op for op in survivors if (op.cluster, op.replica) not in homes]
 
@@ -88,7 +91,7 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
         reached = bounds(found.risen)
         return reached if reached is None or blind is None else (reached[0], None)
 
-    replaced, full = _standing(fresh, set(), lost), _full_capacity(run, scopes, model, survivors)
+    replaced, full = _standing(fresh, set(), lost), _full_capacity(run, scopes, model, [*survivors, *returned])
     found: dict[str, Interval | None] = {
         "detected": bounds(_first(op for op in events if op.kind == DETECTED and op.cluster in scopes.victims)),
         "decided": bounds(_first(op for op in events if op.kind == DECIDED and op.model == model)),

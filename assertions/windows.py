@@ -28,6 +28,8 @@ class Edges:
     healed: int | None
     victims: tuple[str, ...]
     heals: tuple[tuple[str, int], ...] = ()
+    to_end: bool = False
+    """The drill says that recovery may need the restore: the fault window lasts until the load stopped."""
 
     def heal_of(self, cluster: str) -> int | None:
         """When the restore of a victim was called; None if it never was."""
@@ -36,7 +38,7 @@ class Edges:
     @property
     def fault_end(self) -> int:
         """The end of the fault window: the restore call, or where the load stopped."""
-        return self.stop if self.healed is None else min(self.healed, self.stop)
+        return self.stop if self.healed is None or self.to_end else min(self.healed, self.stop)
 
     @property
     def zero(self) -> int:
@@ -79,4 +81,5 @@ def edges(run: Run) -> Edges:
     calls = {
         op.cluster: op.t_intended for op in reversed(heals) if op.t_intended > first.get(op.cluster, op.t_intended)
     }
-    return Edges(start, stop, injected, healed, tuple(dict.fromkeys(op.cluster for op in hits)), tuple(calls.items()))
+    victims, to_end = tuple(dict.fromkeys(op.cluster for op in hits)), run.header.recovery_until == "end"
+    return Edges(start, stop, injected, healed, victims, tuple(calls.items()), to_end)

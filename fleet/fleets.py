@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fleet.june import JUNE_REMEDIES as JUNE_REMEDIES
+from fleet.june import JUNE_RPS as JUNE_RPS
+from fleet.june import june_2022 as june_2022
 from fleet.spec import MIB, ClusterSpec, FleetSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 
 CLUSTERS = ("amber", "cobalt", "jade")

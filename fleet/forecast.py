@@ -150,7 +150,7 @@ class Losses:
         for model, node in moved:
             at = (model.name, node.name)
             peers = self._spec.switches.peer_fetch and model.name in anywhere
-            size = 0 if peers or at in self._held or at in here else model.total_bytes
+            size = 0 if peers or at in self._held or at in here else model.replica_bytes
             here.add(at)
             anywhere.add(model.name)
             flows.append(Flow(model.name, node.cluster, self._store[node.cluster], size))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from fleet.spec import MIB, ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 from history.errors import UsageError
 
-REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
+JUNE_REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
     {
         "locks": "1, 2: checks and locks: the destructive operation is refused",
         "setup": "3, 5: cluster set-up and upgrades are checked beforehand",
@@ -43,7 +43,7 @@ RATES_RPS: Final[Mapping[str, float]] = MappingProxyType(
         "ft-davinci-amber": 1.5,
     }
 )
-RATE_RPS: Final = sum(RATES_RPS.values())
+JUNE_RPS: Final = sum(RATES_RPS.values())
 
 FT_CURIE_BYTES: Final = 460 * 1024
 FT_DAVINCI_BYTES: Final = 1600 * 1024
@@ -56,9 +56,9 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
 
     ``UsageError`` for a remediation that there is not.
     """
-    if unknown := sorted(set(remedies) - set(REMEDIES)):
+    if unknown := sorted(set(remedies) - set(JUNE_REMEDIES)):
         raise UsageError(
-            f"no remediation is called {', '.join(map(repr, unknown))}", hint=f"there are: {', '.join(REMEDIES)}"
+            f"no remediation is called {', '.join(map(repr, unknown))}", hint=f"there are: {', '.join(JUNE_REMEDIES)}"
         )
     return FleetSpec(
         name="june-2022",
@@ -106,7 +106,7 @@ def _models(shard: bool, lighter: int) -> tuple[ModelSpec, ...]:
             "max_tokens": 4,
             **more,
         }
-        fields |= {"share": RATES_RPS[name] / RATE_RPS, "gpus": gpus, "replicas": replicas}
+        fields |= {"share": RATES_RPS[name] / JUNE_RPS, "gpus": gpus, "replicas": replicas}
         return ModelSpec(name=name, model_class=cls, priority=priority, homes=homes, **fields)
 
     curie: dict[str, Any] = {"weight_bytes": FT_CURIE_BYTES // lighter, "zipf": 0.6, "slots": 8, "queue": 12}

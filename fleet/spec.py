@@ -98,6 +98,12 @@ class ModelSpec:
         """Weights of the model, or of all fine-tunes of the pool."""
         return self.weight_bytes * max(self.fine_tunes, 1)
 
+    @property
+    def replica_bytes(self) -> int:
+        """What one replica comes to hold: all of a model, its part of a pool."""
+        part = min(self.copies, self.replicas) / self.replicas if self.fine_tunes else 1.0
+        return round(self.total_bytes * part)
+
     def priority_of(self, index: int) -> int:
         """The priority of replica ``index`` (from 0)."""
         return self.priority if index == 0 or self.spare_priority is None else self.spare_priority

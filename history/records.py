@@ -214,6 +214,10 @@ class ObjectiveSpec:
     ratio: float = 0.99
     percentile: float = 95.0
     playbook: str = ""
+    not_before: float = 0.0
+    """``recovered``: the value must not be below this either (a replay that recovers too early is no replay)."""
+    first_hold: bool = False
+    """``recovered``: the first hold counts, and a later relapse is shown and judged apart."""
     stage: str = ""
 
 

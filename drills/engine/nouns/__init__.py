@@ -1,6 +1,6 @@
 """What a drill script is made of. Values without side effects; every one knows the line that wrote it."""
 
-from drills.engine.nouns.drill import BlastRadius, Drill, OpenLoop
+from drills.engine.nouns.drill import Ablation, BlastRadius, Drill, OpenLoop
 from drills.engine.nouns.faults import (
     ControlPlaneCut,
     CorruptWeights,
@@ -19,6 +19,7 @@ from drills.engine.nouns.stages import Stage
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
 
 __all__ = [
+    "Ablation",
     "Baseline",
     "BlastRadius",
     "ControlPlaneCut",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -80,6 +81,20 @@ class BlastRadius(Located):
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """``make``: the same drill with these remediations on; ``remedies``: (name, what it is) of each there is."""
+
+    make: Callable[[frozenset[str]], Drill]
+    remedies: tuple[tuple[str, str], ...]
+
+    def problem(self, names: Collection[str]) -> str:
+        """Empty, or which names are no remediation of this drill."""
+        known = [name for name, _ in self.remedies]
+        unknown = sorted(name for name in names if name not in known)
+        return f"no remediation {', '.join(map(repr, unknown))}; there are {', '.join(known)}" if unknown else ""
+
+
+@dataclass(frozen=True)
 class Drill(Located):
     """One drill. ``name`` is how the command line knows it: lower-case words with hyphens."""
 
@@ -90,6 +105,12 @@ class Drill(Located):
     objectives: list[Objective] | tuple[Objective, ...]
     blast_radius: BlastRadius = BlastRadius()
     guards: list[Guard] | tuple[Guard, ...] = field(default_factory=defaults)
+    time_scale: float = 1.0
+    """One second of the run stands for so many seconds of what it replays; every page shows both clocks."""
+    recovery_until: Literal["restore", "end"] = "restore"
+    """``end``: recovery may need the restore, so the fault window goes on after it."""
+    ablation: Ablation | None = None
+    """What the drill can be with and without, for ``run --with`` and ``run --ablate``."""
 
     @property
     def faults(self) -> tuple[Fault, ...]:
@@ -103,7 +124,7 @@ class Drill(Located):
         """The longest that the drill looks between its first injection and the restore (or its end)."""
         total, inside = 0.0, False
         for step in self.steps:
-            if isinstance(step, Restore) and inside:
+            if isinstance(step, Restore) and inside and self.recovery_until == "restore":
                 break
             if isinstance(step, Inject):
                 inside = True

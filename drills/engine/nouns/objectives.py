@@ -46,9 +46,21 @@ class Objective(Located):
         return [self.problem(f"objective {spec.name}: {text}") for text in found]
 
 
-def recovered(scope: str = "each model", *, within_s: float, ratio: float = 0.90, playbook: str = "") -> Objective:
-    """The scope is recovered (the users' view) within ``within_s`` of the injection, at ``ratio`` proven at 95 %."""
-    return _make("recovered", scope, "fault", within_s, "s", playbook, ratio=ratio)
+def recovered(
+    scope: str = "each model",
+    *,
+    within_s: float,
+    ratio: float = 0.90,
+    playbook: str = "",
+    not_before_s: float = 0.0,
+    first_hold: bool = False,
+) -> Objective:
+    """The scope is recovered (the users' view) within ``within_s`` of the injection, at ``ratio`` proven at 95 %.
+
+    For replays: not before ``not_before_s``; ``first_hold``: a later relapse is shown, and is not this objective's.
+    """
+    made = _make("recovered", scope, "fault", within_s, "s", playbook, ratio=ratio)
+    return replace(made, spec=replace(made.spec, not_before=not_before_s, first_hold=first_hold))
 
 
 def service_back(scope: str = "each model", *, within_s: float, ratio: float = 0.90, playbook: str = "") -> Objective:

@@ -45,6 +45,8 @@ def make_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_l
         objectives=tuple(objective.spec for objective in drill.objectives),
         forecast=plan.forecasts[0] if plan.forecasts else None,
         prometheus=fleet.prometheus_url is not None,
+        time_scale=drill.time_scale,
+        recovery_until=drill.recovery_until,
         says_end=True,
         notes=() if fleet.prometheus_url is not None else (f"no Prometheus: {fleet.prometheus_absent}",),
     )

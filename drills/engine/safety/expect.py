@@ -1,0 +1,135 @@
+"""What the forecast says of the objectives: which ones no run on this fleet can meet, and so what verdict to expect.
+
+Pure; used by ``plan`` and ``refusals``. It only ever says "impossible" of what arithmetic excludes (GPUs that are not
+there, bytes that cannot arrive in time); everything else stays to be shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from drills.engine.nouns import Drill
+from drills.engine.nouns.located import Problem
+from fleet.spec import FleetSpec, ModelSpec
+from history.records import Forecast, ModelForecast, ObjectiveSpec
+
+TAKES_CLUSTER = frozenset({"PowerLoss", "Freeze", "Partition", "Destroy"})
+"""Kinds of faults after which nobody is served from the victim."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """The verdict that the forecast lets expect: ``fail`` with the impossible objectives, ``unknown`` for a drill that
+    touches nothing, else ``pass``, which only says that nothing speaks against it."""
+
+    verdict: str
+    text: str
+    impossible: tuple[Problem, ...] = ()
+
+
+def expect(drill: Drill, forecasts: tuple[Forecast, ...]) -> Expectation:
+    """The expectation for a drill; ``forecasts``: of its victims."""
+    marks = [fault.mark(None) for fault in drill.faults]
+    if all(mark.noop for mark in marks):
+        return Expectation("unknown", "unknown: the drill touches nothing, so nothing can be proven")
+    taken = {mark.cluster for mark in marks if mark.kind in TAKES_CLUSTER}
+    found = [p for forecast in forecasts if forecast.victim in taken for p in impossible(drill, forecast)]
+    if found:
+        more = f"; and {len(found) - 1} more objective(s)" if len(found) > 1 else ""
+        return Expectation("fail", f"fail: {found[0].text}{more}", tuple(found))
+    if any(not forecast.fits for forecast in forecasts if forecast.victim in taken):
+        return Expectation("pass", "pass is possible, although not every model fits: no objective asks for more")
+    return Expectation("pass", "pass is possible: nothing in the forecast speaks against it")
+
+
+def impossible(drill: Drill, forecast: Forecast) -> Iterator[Problem]:
+    """The objectives that cannot be met once ``forecast.victim`` is gone, each with the arithmetic."""
+    rows = {row.model: row for row in forecast.models}
+    if drill.recovery_until == "end":  # the victim comes back before the window ends: the forecast knows nothing of it
+        return
+    for objective in drill.objectives:
+        spec = objective.spec
+        if spec.window != "fault":
+            continue
+        for scope, models in scopes(spec, drill.fleet, rows):
+            if reason := _why_not(spec, scope, models, rows, drill.fleet):
+                yield objective.problem(f"{spec.name} is impossible without {forecast.victim}: {reason}")
+
+
+def scopes(
+    spec: ObjectiveSpec, fleet: FleetSpec, rows: Mapping[str, ModelForecast]
+) -> Iterator[tuple[str, list[ModelSpec]]]:
+    """What the scope expands to, as far as models: (name, its models under load)."""
+    models = [model for model in fleet.models if model.share > 0]
+    kind, _, name = spec.scope.partition(":")
+    if spec.scope == "each model" or kind == "model":
+        yield from ((model.name, [model]) for model in models if not name or model.name == name)
+    elif spec.scope == "each class" or kind == "class":
+        for cls in dict.fromkeys(model.model_class for model in models):
+            if not name or cls == name:
+                yield cls, [model for model in models if model.model_class == cls]
+    elif spec.scope == "fleet":
+        yield "fleet", models
+    elif spec.scope == "affected":
+        yield (
+            "affected",
+            [model for model in models if model.name in rows and rows[model.name].replicas_lost],
+        )
+
+
+def _why_not(
+    spec: ObjectiveSpec, scope: str, models: list[ModelSpec], rows: Mapping[str, ModelForecast], fleet: FleetSpec
+) -> str:
+    if spec.indicator in ("reallocated", "full_capacity"):
+        short = [model.name for model in models if _at_most(rows[model.name]) < rows[model.name].replicas_lost]
+        return f"{', '.join(short)}: {rows[short[0]].reason}" if short else ""
+    if spec.indicator not in ("recovered", "service_back", "good_ratio"):
+        return ""
+    dead = [model for model in models if _dead(model, rows, fleet)]
+    whole = sum(model.share for model in models)
+    lost = sum(model.share for model in dead) / whole if whole else 0.0
+    allowed = 1 - (spec.limit if spec.indicator == "good_ratio" else spec.ratio)
+    if dead and lost > allowed + 1e-9:
+        names = ", ".join(model.name for model in dead)
+        return (
+            f"{names} cannot run ({rows[dead[0].name].reason}), so {lost:.0%} of the requests to {scope} must fail; "
+            f"the objective allows {allowed:.0%}"
+        )
+    if spec.indicator != "good_ratio" and len(models) == 1:
+        return _too_slow(spec, models[0], rows[models[0].name], fleet)
+    return ""
+
+
+def _dead(model: ModelSpec, rows: Mapping[str, ModelForecast], fleet: FleetSpec) -> bool:
+    """Has it surely no replica after the loss, and nobody who answers for it?"""
+    row = rows[model.name]
+    if model.replicas - row.replicas_lost + _at_most(row) > 0:
+        return False
+    fallback = rows.get(model.fallback) if fleet.switches.fallback else None
+    return fallback is None or _dead(fleet.model(model.fallback), {**rows, model.fallback: fallback}, _alone(fleet))
+
+
+def _alone(fleet: FleetSpec) -> FleetSpec:
+    """The fleet without fallbacks: one fallback's own fallback does not answer for the first."""
+    from dataclasses import replace
+
+    return replace(fleet, switches=replace(fleet.switches, fallback=False))
+
+
+def _too_slow(spec: ObjectiveSpec, model: ModelSpec, row: ModelForecast, fleet: FleetSpec) -> str:
+    """Can the weights of its first replica not arrive within the limit, even with all bandwidth to themselves?"""
+    if row.replicas_lost < model.replicas or not row.reload_bytes or fleet.switches.peer_fetch:
+        return ""
+    least_s = model.weight_bytes / sum(store.egress_bytes_s for store in fleet.stores)
+    if least_s <= spec.limit:
+        return ""
+    return (
+        f"every replica of {model.name} is lost, and its {model.weight_bytes / 2**20:.0f} MiB need at least "
+        f"{least_s:.1f} s from the stores; the limit is {spec.limit:g} s"
+    )
+
+
+def _at_most(row: ModelForecast) -> int:
+    limit = row.replicas_placeable_at_most
+    return row.replicas_placeable if limit is None else limit
