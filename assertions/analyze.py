@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from assertions import happened, headline, telemetry
+from assertions import canary, happened, headline, telemetry
 from assertions.case import Case, spans
 from assertions.holds import relapses
 from assertions.objectives import judge_objective
@@ -50,7 +50,11 @@ def analyze(run: Run) -> Result:
     named |= {f"class:{name}": Scope(name, members) for name, members in case.scopes.classes().items()}
     judged = {key: _recovery(case, key, scope) for key, scope in named.items()}
     fleet = _recovery(case, "fleet", fleet_scope) if case.edges.injected is not None else None
-    models = {key.removeprefix("model:"): r for key, r in judged.items() if key.startswith("model:")}
+    models = {
+        key.removeprefix("model:"): _with_canary(case, key.removeprefix("model:"), r)
+        for key, r in judged.items()
+        if key.startswith("model:")
+    }
     classes = {key.removeprefix("class:"): r for key, r in judged.items() if key.startswith("class:")}
     objectives = tuple(result for spec in run.header.objectives for result in judge_objective(case, spec))
     measured = validity(case)
@@ -115,8 +119,9 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
     classes = {m.name: m.model_class for m in case.run.header.fleet.models}
     rows = case.rows(scope)
     failback = case.load.state[rows][case.load.in_window("failback")[rows]]
+    ends: dict[str, Any] = {f"{name}_s": end_s(name) for name in (*EVENT_PHASES, "first_success", "warm")}
     return ModelRecovery(
-        **{f"{name}_s": end_s(name) for name in (*EVENT_PHASES, "first_success", "warm")},
+        **ends,
         service_back_s=found.service_back,
         recovered_s=found.recovered,
         unaffected=found.unaffected,
@@ -132,6 +137,11 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
         unplaceable=_unplaceable(scope, members),
         failback_bad=int((failback == BAD).sum()),
     )
+
+
+def _with_canary(case: Case, model: str, found: ModelRecovery) -> ModelRecovery:
+    seen = canary.outage(case, canary.probes(case, model)) if found.victims else None
+    return found if seen is None else replace(found, canary_failed=seen.failed, canary_back_s=seen.back_s)
 
 
 def _unplaceable(scope: Scope, members: list[Phases]) -> str:

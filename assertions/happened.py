@@ -5,17 +5,34 @@ Called by ``analyze``. Reads runner events, cluster probes and load ops; a faile
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from assertions import canary
 from assertions.case import Case
 from assertions.result import Check, FaultResult, Seen
 from history.clock import NS_PER_MS
-from history.op import CLUSTER_PROBER, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED, Op
+from history.op import (
+    CLUSTER_PROBER,
+    FAULT_HEAL,
+    FAULT_HEALED,
+    FAULT_INJECT,
+    FAULT_VERIFIED,
+    PROBE_API,
+    PROBE_DATA,
+    Op,
+)
 from history.reader import Requests
 from history.records import FaultMark, Signal
 
 WINDOW_OPS = 20
 """Each window of a drill needs at least so many load ops."""
+API_GONE = "api-gone"
+"""The signature of faults that spare the data plane."""
+PROBES, WELL, DARK = 3, 0.9, 0.95
+"""Of at least so many probes of a plane, this share must be answered before a fault and must fail during it."""
+_FOREVER_NS = 10**15
 
 
 def checks(case: Case) -> tuple[Check, ...]:
@@ -24,9 +41,7 @@ def checks(case: Case) -> tuple[Check, ...]:
         return (Check("fault injected", "unknown", "nothing happened: no fault was injected"),)
     made = [Check("fault injected", "pass", f"{', '.join(case.edges.victims) or 'no cluster'} at 0 s"), _not_noop(case)]
     made += [_verified(case), _probed(case), _in_flight(case)]
-    served = _had_served(case)
-    if served is not None:
-        made.append(served)
+    made += [check for check in (_had_served(case), canary.agrees(case)) if check is not None]
     if case.edges.healed is not None:
         made.append(_healed(case))
     made += _windows(case)
@@ -35,8 +50,44 @@ def checks(case: Case) -> tuple[Check, ...]:
 
 def faults(case: Case) -> tuple[FaultResult, ...]:
     """Each injected fault as it happened."""
-    injections = case.run.history.of_kind(FAULT_INJECT)
-    return tuple(_fault(case, op, number, injections) for number, op in enumerate(injections))
+    return tuple(_fault(case, hit) for hit in _hits(case))
+
+
+@dataclass(frozen=True)
+class _Hit:
+    """One injection and what the runner recorded of it until the same cluster was hit again."""
+
+    op: Op
+    mark: FaultMark
+    verified: tuple[Op, ...]
+    heal: Op | None
+    healed: tuple[Op, ...]
+
+    @property
+    def name(self) -> str:
+        return self.op.cluster or "the weight store"
+
+    @property
+    def verified_op(self) -> Op | None:
+        return next((op for op in self.verified if op.outcome == "ok"), None)
+
+
+def _hits(case: Case) -> tuple[_Hit, ...]:
+    history, marks = case.run.history, case.run.header.faults
+    injections, made = history.of_kind(FAULT_INJECT), []
+    for number, op in enumerate(injections):
+        again = [o.t_intended for o in injections[number + 1 :] if o.cluster == op.cluster and op.cluster]
+        until = min(again, default=case.edges.stop + _FOREVER_NS)
+
+        def mine(kind: str, since: int, op: Op = op, until: int = until) -> tuple[Op, ...]:
+            return tuple(o for o in history.of_kind(kind) if o.cluster == op.cluster and since <= o.t_intended < until)
+
+        own = marks[number] if number < len(marks) and marks[number].cluster == op.cluster else None
+        mark = own or next((m for m in marks if m.cluster == op.cluster), FaultMark("unknown", op.cluster, "", ""))
+        heal = next(iter(mine(FAULT_HEAL, op.t_intended)), None)
+        healed = () if heal is None else mine(FAULT_HEALED, heal.t_intended)
+        made.append(_Hit(op, mark, mine(FAULT_VERIFIED, op.t_intended), heal, healed))
+    return tuple(made)
 
 
 def _check(name: str, ok: bool, detail: str) -> Check:
@@ -51,22 +102,26 @@ def _not_noop(case: Case) -> Check:
     )
 
 
-def _after(case: Case, kind: str, since_ns: int) -> list[Op]:
-    return [op for op in case.run.history.of_kind(kind) if op.t_intended >= since_ns]
-
-
 def _verified(case: Case) -> Check:
-    found = _after(case, FAULT_VERIFIED, case.edges.zero)
-    if not found:
-        return _check("fault verified", False, "no signal confirmed that the fault took effect")
-    return _check("fault verified", all(op.outcome == "ok" for op in found), _signals_in_words(found))
+    """Every fault for itself: one that took effect says nothing of another."""
+    hits = _hits(case)
+    silent = [hit.name for hit in hits if not hit.verified]
+    if silent:
+        return _check(
+            "fault verified", False, f"no signal confirmed that the fault in {' and '.join(silent)} took effect"
+        )
+    ops = [op for hit in hits for op in hit.verified]
+    return _check("fault verified", all(op.outcome == "ok" for op in ops), _signals_in_words(ops))
 
 
 def _healed(case: Case) -> Check:
-    found = _after(case, FAULT_HEALED, case.edges.healed or 0)
-    if not found:
-        return _check("heal verified", False, "no signal confirmed that the cluster is back")
-    return _check("heal verified", found[-1].outcome == "ok", _signals_in_words(found[-1:]))
+    """Every victim for itself."""
+    hits = _hits(case)
+    wrong = [f"{hit.name} was never restored" for hit in hits if hit.heal is None]
+    wrong += [f"no signal confirmed that {hit.name} is back" for hit in hits if hit.heal and not hit.healed]
+    ends = [hit.healed[-1] for hit in hits if hit.healed]
+    ok = not wrong and all(op.outcome == "ok" for op in ends)
+    return _check("heal verified", ok, "; ".join(wrong) or _signals_in_words(ends))
 
 
 def _signals_in_words(ops: list[Op]) -> str:
@@ -84,21 +139,44 @@ def _signals(op: Op) -> tuple[Signal, ...]:
     )
 
 
-def _probes(case: Case, cluster: str) -> Requests:
-    """Probes of one cluster that were sent between the injection and the heal."""
+def _probes(case: Case, cluster: str, start_ns: int, end_ns: int) -> Requests:
+    """Probes of one cluster intended in [start, end)."""
     requests = case.run.history.requests
-    inside = (requests.t_intended >= case.edges.zero) & (requests.t_intended < case.edges.fault_end)
+    inside = (requests.t_intended >= start_ns) & (requests.t_intended < end_ns)
     return requests.take(requests.source.where(CLUSTER_PROBER) & requests.cluster.where(cluster) & inside)
 
 
 def _probed(case: Case) -> Check:
-    name, said, ok = "cluster prober saw it", [], bool(case.edges.victims)
-    for victim in case.edges.victims:
-        probes = _probes(case, victim)
-        failed = int(probes.outcome.where("fail").sum())
-        ok = ok and failed > 0
-        said.append(f"{failed:,} of {len(probes):,} probes of {victim} failed")
-    return _check(name, ok, "; ".join(said) or "no victim named")
+    """Each victim answered before, and nearly nothing of it from the verified effect to the heal."""
+    hits = [hit for hit in _hits(case) if hit.op.cluster in case.edges.victims]
+    if not hits:
+        nobody = not any(mark.cluster for mark in case.run.header.faults)
+        return _check("cluster prober saw it", nobody, "no cluster was hit" if nobody else "no victim named")
+    found = [_went_dark(case, hit) for hit in hits]
+    return _check("cluster prober saw it", all(ok for ok, _ in found), "; ".join(text for _, text in found))
+
+
+def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
+    start = hit.op.t_intended if hit.verified_op is None else _done(hit.verified_op)
+    end = case.edges.stop if hit.heal is None else hit.heal.t_intended
+    before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
+    during = _probes(case, hit.op.cluster, start, end)
+    planes = (PROBE_API,) if hit.mark.signature == API_GONE else (PROBE_API, PROBE_DATA)
+    ok, said = False, list[str]()
+    for plane in planes:
+        well, down = before.take(before.kind.where(plane)), during.take(during.kind.where(plane))
+        well, down = (known.take(~known.outcome.where("unknown")) for known in (well, down))
+        if not len(well) and not len(down):
+            continue  # this environment has no such address
+        # What a frozen cluster answers once it was healed, it did not answer during the fault.
+        dark = int((down.outcome.where("fail") | (down.t_done >= end)).sum())
+        good = int(well.outcome.where("ok").sum())
+        sound = len(well) >= PROBES and good >= WELL * len(well)
+        hidden = len(down) >= PROBES and dark >= DARK * len(down)
+        ok = sound and hidden and (ok or not said)
+        name = plane.removeprefix("probe.")
+        said.append(f"{name} answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during")
+    return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
 
 
 def _in_flight(case: Case) -> Check:
@@ -135,26 +213,19 @@ def _windows(case: Case) -> list[Check]:
     return made
 
 
-def _fault(case: Case, op: Op, number: int, injections: tuple[Op, ...]) -> FaultResult:
-    marks = case.run.header.faults
-    mark = next((m for m in marks if m.cluster == op.cluster), marks[number] if number < len(marks) else None)
-    mark = mark or FaultMark("unknown", op.cluster, "", "")
-    seconds = case.edges.seconds
-    verified = [v for v in _after(case, FAULT_VERIFIED, op.t_intended) if v.cluster in ("", op.cluster)]
-    healed_ns = case.edges.healed
-    back = [] if healed_ns is None else [h for h in _after(case, FAULT_HEALED, healed_ns) if h.outcome == "ok"]
-    back = [h for h in back if h.cluster in ("", op.cluster)]
-    good = [v for v in verified if v.outcome == "ok"]
+def _fault(case: Case, hit: _Hit) -> FaultResult:
+    seconds, back = case.edges.seconds, [op for op in hit.healed if op.outcome == "ok"]
+    end = case.edges.stop if hit.heal is None else hit.heal.t_intended
     return FaultResult(
-        kind=mark.kind,
-        cluster=op.cluster,
-        signature=mark.signature,
-        injected_s=seconds(op.t_intended),
-        verified_s=seconds(_done(good[0])) if good else None,
-        heal_s=None if healed_ns is None else seconds(healed_ns),
+        kind=hit.mark.kind,
+        cluster=hit.op.cluster,
+        signature=hit.mark.signature,
+        injected_s=seconds(hit.op.t_intended),
+        verified_s=None if hit.verified_op is None else seconds(_done(hit.verified_op)),
+        heal_s=None if hit.heal is None else seconds(hit.heal.t_intended),
         healed_s=seconds(_done(back[0])) if back else None,
-        signals=tuple(signal for v in verified[:1] for signal in _signals(v)),
-        seen=_seen(_probes(case, op.cluster)),
+        signals=tuple(signal for op in hit.verified[:1] for signal in _signals(op)),
+        seen=_seen(_probes(case, hit.op.cluster, hit.op.t_intended, end)),
     )
 
 

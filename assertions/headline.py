@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from assertions.case import Case
 from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict
-
-_DEEDS = {"powerloss": "lost power", "freeze": "froze", "noop": "was left alone", "partition": "was cut off"}
+from history.clock import NS_PER_S
 
 
 def verdict(checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...]) -> Verdict:
@@ -24,13 +23,17 @@ def verdict(checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...]) 
 def reasons(
     checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...], models: dict[str, ModelRecovery]
 ) -> tuple[str, ...]:
-    """Why the verdict is not a pass, most important first; empty for a pass."""
-    found = [f"{check.name}: {check.detail}" for check in checks if check.verdict != "pass"]
+    """Why the verdict is not a pass, causes before their consequences; empty for a pass."""
+    causes = [f"{check.name}: {check.detail}" for check in checks if check.verdict != "pass"]
     if not objectives:
-        found.append("the drill has no objectives: nothing was promised, nothing can be kept")
-    for wanted in ("fail", "unknown"):
-        found += [_objective(o, models) for o in objectives if o.verdict == wanted]
-    return tuple(dict.fromkeys(found))
+        causes.append("the drill has no objectives: nothing was promised, nothing can be kept")
+    failed = [_objective(o, models) for o in objectives if o.verdict == "fail"]
+    open_ = [o for o in objectives if o.verdict == "unknown"]
+    if causes and len(open_) > 1:
+        names = list(dict.fromkeys(o.name for o in open_))
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        return (*dict.fromkeys(causes + failed), f"so {len(open_)} objectives are not proven: {shown}")
+    return tuple(dict.fromkeys(causes + failed + [_objective(o, models) for o in open_]))
 
 
 def _objective(o: ObjectiveResult, models: dict[str, ModelRecovery]) -> str:
@@ -55,7 +58,8 @@ def headline(
     if case.edges.injected is None or fleet is None:
         return "Nothing happened: no fault was injected."
     deed = _deed(case)
-    if any(mark.noop for mark in case.run.header.faults):
+    marks = case.run.header.faults
+    if marks and all(mark.noop for mark in marks):
         return f"Nothing happened: {deed}."
     told = f"{deed}{_recovery_in_words(fleet, models)}"
     broken = [check for check in checks if check.verdict != "pass"]
@@ -65,15 +69,14 @@ def headline(
 
 
 def _deed(case: Case) -> str:
+    """What was done to whom, in the faults' own words; a no-op beside a real fault is not worth a word."""
+    at = f"at {(case.edges.zero - case.edges.start) / NS_PER_S:.1f} s"
     victims = " and ".join(case.edges.victims) or "no cluster"
-    mark = next((m for m in case.run.header.faults if m.cluster in case.edges.victims), None)
-    mark = mark or next(iter(case.run.header.faults), None)
-    kind = "" if mark is None else mark.kind.lower().replace("-", "").replace("_", "").replace(" ", "")
-    since_start_s = (case.edges.zero - case.edges.start) / 1e9
-    if mark is not None and not mark.noop and mark.label.startswith(victims + " "):
-        return f"{mark.label} at {since_start_s:.1f} s"
-    deed = _DEEDS.get(kind, f"was hit ({mark.label or mark.kind})" if mark else "was hit")
-    return f"{victims} {deed} at {since_start_s:.1f} s"
+    marks = case.run.header.faults
+    if all(mark.noop for mark in marks):
+        return f"{victims} was {'left alone' if marks else 'hit'} {at}"
+    deeds = [mark.label or f"{mark.cluster} was hit ({mark.kind})" for mark in marks if not mark.noop]
+    return f"{' and '.join(dict.fromkeys(deeds))} {at}"
 
 
 def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -> str:

@@ -77,10 +77,10 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
     events = [op for op in run.history.events if edges.injected <= stamp_ns(op) < edges.fault_end]
     gaps = run.history.of_kind(WATCH_GAP)
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
-    survivors = sorted((op for op in events if op.model == model and op.cluster not in scopes.victims), key=stamp_ns)
+    survivors = [op for op in events if op.model == model and op.cluster not in scopes.victims]
     healed = edges.healed if edges.to_end else None  # where recovery may need the restore, capacity may too
-    returned = [op for op in events if op.model == model and op not in survivors]
-    returned = [op for op in returned if healed is not None and stamp_ns(op) >= healed]
+    back = [op for op in events if op.model == model and op.cluster in scopes.victims]
+    back = [op for op in back if healed is not None and stamp_ns(op) >= healed]
     blind = blind_s(run, edges, scopes, OBSERVER)
     fresh = [op for op in survivors if (op.cluster, op.replica) not in homes]
 
@@ -91,7 +91,8 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
         reached = bounds(found.risen)
         return reached if reached is None or blind is None else (reached[0], None)
 
-    replaced, full = _standing(fresh, set(), lost), _full_capacity(run, scopes, model, [*survivors, *returned])
+    replaced = _standing([*fresh, *back], set(), lost)
+    full = _full_capacity(run, scopes, model, [*survivors, *back])
     found: dict[str, Interval | None] = {
         "detected": bounds(_first(op for op in events if op.kind == DETECTED and op.cluster in scopes.victims)),
         "decided": bounds(_first(op for op in events if op.kind == DECIDED and op.model == model)),
@@ -176,9 +177,9 @@ class Standing:
 
 
 def _standing(events: list[Op], ready: set[tuple[str, str]], needed: int) -> Standing:
-    """Replays ``replica.ready``, ``failed`` and ``gone`` (sorted by receipt) upon the replicas that stand already."""
+    """Replays ``replica.ready``, ``failed`` and ``gone`` upon the replicas that stand already."""
     risen = fell = None
-    for op in events:
+    for op in sorted(events, key=stamp_ns):
         before = len(ready)
         if op.kind == REPLICA_READY:
             ready.add((op.cluster, op.replica))

@@ -64,6 +64,9 @@ class ModelRecovery:
     unknown: int = 0
     unplaceable: str = ""
     failback_bad: int = 0
+    canary_failed: int = 0
+    canary_back_s: Interval | None = None
+    """Probes over new connections that failed in the fault window; [the last before the first answer, that answer]."""
 
 
 @dataclass(frozen=True)

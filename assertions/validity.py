@@ -23,6 +23,7 @@ from history.op import (
     NOTED,
     PROCESS_DIED,
     RUN_END,
+    STEP_END,
 )
 from history.reader import is_dropped
 
@@ -153,7 +154,7 @@ def _incidents(case: Case) -> tuple[Check, ...]:
             made.append(Check("no guard tripped", "unknown", f"guard {op.kind} tripped: {reason}"))
         elif op.kind == PROCESS_DIED and op.error == "stopped":
             made.append(Check("ran to its end", "unknown", f"the runner stopped the drill: {reason}"))
-        elif op.kind in (NOTED, CLOCK_STEPPED):
+        elif op.kind in (NOTED, CLOCK_STEPPED) or (op.kind == STEP_END and op.outcome == "fail"):
             made.append(Check("noted", "pass", reason))
         elif op.kind == PROCESS_DIED:
             who = str(op.detail.get("name") or op.detail.get("process") or op.replica or op.process)

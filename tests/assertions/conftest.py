@@ -10,11 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from history.clock import Anchor
 from history.op import (
+    CANARY,
     CLUSTER_PROBER,
     CONTROLLER,
     FAULT_HEAL,
@@ -28,6 +30,7 @@ from history.op import (
     OBSERVER,
     PROBE_API,
     PROBE_DATA,
+    PROBE_ENTRY,
     RUNNER,
     Op,
 )
@@ -170,10 +173,7 @@ class Script:
         fields: dict[str, Any] = {"outcome": "ok", "cluster": home, "weights": "resident"}
         fields |= {"t_sent": t, "t_first_byte": t + 10 * MS, "t_done": t + 20 * MS}
         op = Op(source=LOAD, process="load-0", kind="chat", t_intended=t, seq=seq, model=model, **fields)
-        for chosen, change in self.changes:
-            if chosen(op):
-                op = Op(**({name: getattr(op, name) for name in Op.__struct_fields__} | change))
-        return op
+        return self._changed(op)
 
     def _runner(self) -> list[Op]:
         def event(kind: str, at_s: float, **fields: Any) -> Op:
@@ -196,9 +196,10 @@ class Script:
         return made
 
     def _probes(self) -> list[Op]:
+        """The cluster prober twice a second, refused from the injection to the heal; the canary 20 times a second."""
         made = []
-        for seq, tenth in enumerate(range(round(self.observed_s * 2))):
-            t = self.at(tenth / 2)
+        for seq, half in enumerate(range(round(-self.baseline_s * 2), round(self.observed_s * 2))):
+            t, died = self.at(half / 2), half >= 0
             for kind in (PROBE_DATA, PROBE_API):
                 made.append(
                     Op(
@@ -206,15 +207,32 @@ class Script:
                         process="prober",
                         kind=kind,
                         cluster="cobalt",
-                        outcome="fail",
-                        error="refused",
+                        outcome="fail" if died else "ok",
+                        error="refused" if died else "",
                         seq=seq,
                         t_intended=t,
                         t_sent=t,
                         t_done=t + MS,
                     )
                 )
+        return [*made, *self._canary()]
+
+    def _canary(self) -> list[Op]:
+        """New connections meet what the load meets."""
+        made = []
+        for seq in range(round((self.baseline_s + self.end_s) * 20)):
+            t = self.at(-self.baseline_s + seq / 20)
+            fields: dict[str, Any] = {"t_sent": t, "t_first_byte": t + 10 * MS, "t_done": t + 20 * MS}
+            op = Op(source=CANARY, process="probers", kind=PROBE_ENTRY, t_intended=t, seq=seq, outcome="ok",
+                    model=MODELS[seq % len(MODELS)], **fields)  # fmt: skip
+            made.append(self._changed(op))
         return made
+
+    def _changed(self, op: Op) -> Op:
+        for chosen, change in self.changes:
+            if chosen(op):
+                op = msgspec.structs.replace(op, **change)
+        return op
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 
 from assertions import analyze
 from assertions.result import Result
-from history.op import CLUSTER_PROBER, GUARD, INTERRUPTED, PROCESS_DIED, RUNNER, Op
+from history.op import CLUSTER_PROBER, GUARD, INTERRUPTED, PROCESS_DIED, RUNNER, STEP_END, Op
 from history.reader import History, Run, columns
 from history.records import FaultMark, StepFacts
 
@@ -38,7 +38,7 @@ def test_a_sound_run_passes_every_check(sound: Script) -> None:
     result = analyze(sound.run())
     assert (result.verdict, result.reasons) == ("pass", ())
     assert {check.verdict for check in result.validity.checks} == {"pass"}
-    assert len(result.validity.checks) == 16
+    assert len(result.validity.checks) == 17
     tidied = analyze(replace(sound, failback_s=0.1, header_changes={"steps": ()}).run())
     assert "ops in failback" not in {check.name for check in tidied.validity.checks}
     measured = result.validity
@@ -113,6 +113,13 @@ def test_incidents(sound: Script) -> None:
     tripped = sound.event("good_ratio", 5.0, GUARD, outcome="fail", detail={"reason": "below 0.2 for 5 s"})
     assert "below 0.2" in broken(analyze(tripped.run()), "no guard tripped")
     assert analyze(sound.event("good_ratio", 5.0, GUARD).run()).verdict == "pass"
+
+
+def test_a_step_that_did_not_reach_its_end_is_noted(sound: Script) -> None:
+    text = {"text": "not all failed back within 60 s (2 of 6 replicas back)"}
+    result = analyze(sound.event(STEP_END, 39.0, RUNNER, outcome="fail", detail=text).run())
+    (note,) = [check for check in result.validity.checks if check.name == "noted"]
+    assert (note.verdict, note.detail, result.verdict) == ("pass", text["text"], "pass")
 
 
 def test_a_fault_that_did_not_take_effect(sound: Script) -> None:

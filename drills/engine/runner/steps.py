@@ -11,7 +11,7 @@ from drills.engine.runner.staging import Staging
 from drills.engine.runner.strip import strip_of
 from drills.engine.runner.view import Strip
 from history.clock import NS_PER_S
-from history.op import STEP_END, STEP_START
+from history.op import STEP_END, STEP_START, Outcome
 from history.reader import Run
 
 TICK_S = 0.1
@@ -36,7 +36,10 @@ class StepRunner:
             began = session.clock()
             session.view.step(step.describe())
             ok, text = self._carry_out(step)
-            session.recorder.event(STEP_END, at_ns=began, done_ns=session.clock(), index=index, text=text)
+            outcome: Outcome = "ok" if ok else "fail"
+            session.recorder.event(
+                STEP_END, at_ns=began, done_ns=session.clock(), outcome=outcome, index=index, text=text
+            )
             session.view.done(text, ok)
 
     def _carry_out(self, step: Step) -> tuple[bool, str]:
