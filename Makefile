@@ -4,6 +4,8 @@
 SEEDS ?= 10
 PY := .venv/bin/python
 
+include fleet/environments/kind/offline/kind.mk
+
 help:                ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
