@@ -8,13 +8,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import combinations
 
-from fleet.spec import ClusterSpec, FleetSpec, ModelSpec
+from fleet.spec import FleetSpec, ModelSpec
 
 _PLACE_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?")
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,62}")
-LOOK_ALIKE_DISTANCE = 2
 _MAX_CLUSTERS, _MAX_NODES, _MAX_REPLICAS, _MAX_GPUS, _MAX_FINE_TUNES = 200, 200, 64, 4096, 999
 
 
@@ -31,16 +29,6 @@ def problems(spec: FleetSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
-def edit_distance(one: str, other: str) -> int:
-    """Levenshtein distance: insertions, deletions and changes that turn one word into the other."""
-    row = list(range(len(other) + 1))
-    for i, a in enumerate(one, 1):
-        previous, row[0] = row[0], i
-        for j, b in enumerate(other, 1):
-            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (a != b))
-    return row[-1]
-
-
 def _names(spec: FleetSpec) -> Iterator[str]:
     if not _PLACE_NAME.fullmatch(spec.name):
         yield f"fleet name {spec.name!r}: only small letters, digits and inner dashes, at most 42"
@@ -54,12 +42,6 @@ def _names(spec: FleetSpec) -> Iterator[str]:
     yield from _bad_names(
         "model", [m.name for m in spec.models], _MODEL_NAME, "only letters, digits and inner . _ : -, at most 63"
     )
-    for one, other in combinations(sorted(set(clusters)), 2):
-        if (distance := edit_distance(one, other)) <= LOOK_ALIKE_DISTANCE:
-            yield (
-                f"clusters {one!r} and {other!r} look alike: {distance} letter(s) apart, the rule is more than "
-                f"{LOOK_ALIKE_DISTANCE}; rename one, so that nobody can kill the wrong one"
-            )
 
 
 def _bad_names(what: str, names: Sequence[str], pattern: re.Pattern[str], rule: str) -> Iterator[str]:
@@ -155,18 +137,20 @@ def _switches(spec: FleetSpec) -> Iterator[str]:
 
 def _sizes(spec: FleetSpec) -> Iterator[str]:
     """A model that no node of its homes can take, in GPUs or in cache."""
+    largest = {c.name: max(c.nodes, key=lambda n: n.gpus) for c in spec.clusters if c.nodes}
+    nodes = [node for cluster in spec.clusters for node in cluster.nodes]
+    small = {(node.gpus, node.cache_bytes): node for node in reversed(nodes)}  # one node of each kind: large fleets
     for model in spec.models:
-        for name, where in _domains(spec, model):
-            nodes = [node for cluster in where for node in cluster.nodes]
-            if not nodes:
-                continue
-            largest = max(nodes, key=lambda n: n.gpus)
-            if model.gpus > largest.gpus:
+        homes = [(f"its home {home}", largest[home]) for home in _homes(model) if home in largest]
+        if not homes and largest:
+            homes = [("the fleet", max(largest.values(), key=lambda n: n.gpus))]
+        for name, node in homes:
+            if model.gpus > node.gpus:
                 yield (
                     f"model {model.name} needs {model.gpus} GPUs on one node; the largest node of {name} is "
-                    f"{largest.name} with {largest.gpus}"
+                    f"{node.name} with {node.gpus}"
                 )
-        for node in (n for c in spec.clusters for n in c.nodes):
+        for node in small.values():
             if node.gpus >= model.gpus and node.cache_bytes < model.weight_bytes:
                 yield (
                     f"model {model.name} has {model.weight_bytes} bytes of weights; the cache of node {node.name}, "
@@ -174,10 +158,9 @@ def _sizes(spec: FleetSpec) -> Iterator[str]:
                 )
 
 
-def _domains(spec: FleetSpec, model: ModelSpec) -> list[tuple[str, list[ClusterSpec]]]:
-    """Groups of clusters of which one node at least must take a replica: each home, or the whole fleet."""
-    homes = [(f"its home {c.name}", [c]) for c in spec.clusters if c.name in model.homes[: model.replicas]]
-    return homes or [("the fleet", list(spec.clusters))]
+def _homes(model: ModelSpec) -> tuple[str, ...]:
+    """Clusters of which one node at least must take a replica; none: any cluster of the fleet."""
+    return tuple(dict.fromkeys(model.homes[: max(model.replicas, 0)]))
 
 
 def _capacity(spec: FleetSpec) -> Iterator[str]:

@@ -99,7 +99,7 @@ class Losses:
                 left[place] -= model.gpus
         lost = Counter(model.name for model, _ in wanted)
         flows = self._flows(moved, lost)
-        rows = _Rows(wanted, admitted, flows, fair_finish_s(self._spec, flows), free)
+        rows = _Rows(wanted, admitted, moved, flows, fair_finish_s(self._spec, flows), free)
         if not all(place is not None for place in admitted.places):
             rows.left = rooms_text([(node.name, room) for node, room in zip(nodes, left, strict=True)])
         return Forecast(
@@ -164,6 +164,7 @@ class _Rows:
         self,
         wanted: Sequence[Replica],
         admitted: Admitted,
+        moved: Sequence[tuple[ModelSpec, _Node]],
         flows: Sequence[Flow],
         seconds: dict[str, float],
         free: Sequence[int],
@@ -171,14 +172,17 @@ class _Rows:
         self.left = ""
         self._wanted, self._admitted, self._free = wanted, admitted, free
         self._seconds = seconds
-        self._placed = Counter(flow.model for flow in flows)
+        self._places: dict[str, tuple[str, ...]] = {}
+        for model, node in moved:
+            self._places[model.name] = (*self._places.get(model.name, ()), node.name)
         self._bytes = Counter[str]()
         for flow in flows:
             self._bytes[flow.model] += flow.bytes
 
     def row(self, model: ModelSpec, lost: int) -> ModelForecast:
-        placed = self._placed[model.name]
-        limit = placed if placed == lost else self._at_most(model, lost)
+        places = self._places.get(model.name, ())
+        placed = len(places)
+        limit = placed if placed == lost else self._at_most(model, lost, placed)
         if not lost:
             reason = "no replica in the victim"
         elif placed == lost:
@@ -202,17 +206,18 @@ class _Rows:
             reload_bytes=self._bytes[model.name],
             reload_s=self._seconds.get(model.name) if placed else None,
             replicas_placeable_at_most=limit if limit > placed else None,
+            nodes=places,
         )
 
-    def _at_most(self, model: ModelSpec, lost: int) -> int:
+    def _at_most(self, model: ModelSpec, lost: int, placed: int) -> int:
         """Only what is decided for sure holds room against this model."""
         sure = self._admitted.sure
         if sure == len(self._wanted):
-            return self._placed[model.name]
+            return placed
         decided = list(zip(self._wanted, self._admitted.places, strict=True))[:sure]
         held = [other.gpus for (other, _), place in decided if place is not None and other.name != model.name]
         out = sum(other.name == model.name and place is None for (other, _), place in decided)
-        return max(self._placed[model.name], min(lost - out, at_most(model.gpus, lost, held, self._free)))
+        return max(placed, min(lost - out, at_most(model.gpus, lost, held, self._free)))
 
 
 def _index(placement: Placement) -> int:

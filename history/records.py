@@ -238,6 +238,8 @@ class ModelForecast:
     reload_s: float | None
     replicas_placeable_at_most: int | None = None
     """Where no exact answer is known: ``replicas_placeable`` surely fit, and no more than this. None: exact."""
+    nodes: tuple[str, ...] = ()
+    """Where those that fit go: one node a replica."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,33 @@ import pytest
 from drills.engine.commands.main import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
+FLEET = """
+name = "pair"
+[[clusters]]
+name = "big"
+nodes = [{ name = "big-n1", gpus = 8 }]
+[[clusters]]
+name = "little"
+nodes = [{ name = "little-n1", gpus = 2 }]
+[[models]]
+name = "large"
+kind = "chat"
+model_class = "base"
+weight_bytes = 1000
+gpus = 4
+share = 0.5
+homes = ["big"]
+[[models]]
+name = "small"
+kind = "chat"
+model_class = "base"
+weight_bytes = 1000
+share = 0.5
+homes = ["little"]
+[[stores]]
+name = "weights"
+egress_bytes_s = 1e6
+"""
 EXIT_WORDS = (
     (0, "pass"),
     (1, "fail"),
@@ -114,9 +142,76 @@ def test_plan_shows_targets_holds_and_forecast(capsys: pytest.CaptureFixture[str
 
 
 def test_plan_on_another_fleet_says_who_will_not_fit(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", "cluster-loss", "--fleet", "three-clusters:headroom=0"]) == 0
+    on_the_other = ["cluster-loss", "--fleet", "three-clusters:headroom=0"]
+    assert main(["plan", *on_the_other]) == 4
     out = capsys.readouterr().out
     assert "NOT every model fits" in out
+    assert "Expected verdict: fail: recovered[fleet] is impossible without cobalt: ft-davinci" in out
+    assert "`blackstart run` would refuse, for 3 reason(s)" in out
+    assert main(["run", *on_the_other]) == 4
+    err = capsys.readouterr().err
+    assert "3 reasons not to start" in err
+    assert "ft-davinci cannot run" in err
+    assert "run it with --expect-fail" in err
+    assert main(["plan", *on_the_other, "--expect-fail"]) == 0
+    assert "would refuse" not in capsys.readouterr().out
+
+
+def test_plan_as_json_has_all_that_the_page_has(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "cluster-loss", "--fleet", "three-clusters:headroom=0", "--json"]) == 4
+    plan = json.loads(capsys.readouterr().out)
+    assert [c["name"] for c in plan["clusters"] if c["fault"]] == ["cobalt"]
+    assert plan["blast_radius"] == {"clusters": 1, "survivors": 1}
+    assert plan["expected"]["verdict"] == "fail"
+    assert {refusal["kind"] for refusal in plan["refusals"]} == {"objectives"}
+    assert {"telemetry", "run-time", "stop-request"} <= {guard["name"] for guard in plan["guards"]}
+    (forecast,) = plan["forecasts"]
+    assert [model["model"] for model in forecast["models"] if not model["fits"]] == ["ft-davinci"]
+    assert next(model["nodes"] for model in forecast["models"] if model["model"] == "chat-large") == ["amber-n2"]
+    assert plan["steps"][0] == {"text": "Baseline for 20 s", "at_most_s": 20}
+
+
+def test_a_protected_target_is_refused_whoever_confirms_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLACKSTART_PROTECTED", "cob*")
+    assert main(["run", "cluster-loss", "--confirm", "cobalt"]) == 4
+    err = capsys.readouterr().err
+    assert "target 'cobalt' is protected by 'cob*' in $BLACKSTART_PROTECTED" in err
+
+
+def test_a_slip_in_a_confirmation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "cluster-loss", "--confirm", "cobolt"]) == 4
+    assert "--confirm 'cobolt' names no target of this drill; it hits 'cobalt'" in capsys.readouterr().err
+
+
+def test_forecast_says_which_cluster_can_go(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["forecast", "three-clusters", "--pairs"]) == 0
+    out = capsys.readouterr().out
+    assert "3 of 3 clusters can go" in out
+    assert "0 of 3 pairs can go" in out
+    assert "amber + cobalt" in out
+    assert main(["forecast", "three-clusters:headroom=0", "--json", "--pairs"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(loss["victim"], loss["affordable"]) for loss in found["losses"]] == [
+        ("amber", "no"),
+        ("cobalt", "no"),
+        ("jade", "no"),
+    ]
+    assert [pair["affordable"] for pair in found["pairs"]] == ["no"] * 3
+    assert "pairs" not in (main(["forecast", "micro", "--json"]), capsys.readouterr().out)[1]
+
+
+def test_forecast_of_a_file_and_of_a_file_with_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(FLEET)
+    assert main(["forecast", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "1 of 2 clusters can go" in out
+    assert "without big: large: 1 replica of 1 lost find no node: each needs 4 GPU(s) on one node" in out
+    path.write_text(FLEET.replace("share = 0.5", "share = 0.6"))
+    assert main(["forecast", str(path)]) == 4
+    assert "shares of the models sum to 1.2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fleet", ["nothing", "three-clusters:head=1", "three-clusters:headroom=x", "absent.toml"])

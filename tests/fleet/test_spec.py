@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fleet import fleets
-from fleet.checks import edit_distance
 from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 from history.errors import UsageError
 
@@ -64,12 +63,6 @@ def test_a_problem_quotes_value_and_rule(spec: FleetSpec, quoted: tuple[str, ...
     problems = "\n".join(spec.problems())
     for part in quoted:
         assert part in problems
-
-
-def test_look_alike_clusters_are_a_problem() -> None:
-    nodes = (NodeSpec("x-n1", 4, 16 * 1024 * 1024),)
-    spec = replace(SOUND, clusters=(*SOUND.clusters, ClusterSpec("ambers", nodes)))
-    assert "'amber' and 'ambers' look alike: 1 letter(s) apart" in only_problem(spec)
 
 
 def test_a_fleet_that_cannot_hold_its_models_says_the_numbers() -> None:
@@ -207,8 +200,3 @@ def test_from_toml_that_cannot_be_read(tmp_path: Path, text: str | None) -> None
         path.write_text(text)
     with pytest.raises(UsageError, match="cannot be read"):
         FleetSpec.from_toml(path)
-
-
-@pytest.mark.parametrize(("one", "other", "distance"), [("amber", "ember", 1), ("jade", "cobalt", 5), ("", "ab", 2)])
-def test_edit_distance(one: str, other: str, distance: int) -> None:
-    assert edit_distance(one, other) == edit_distance(other, one) == distance

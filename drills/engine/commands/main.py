@@ -17,6 +17,7 @@ from history.errors import BlackstartError, UsageError
 COMMANDS = {
     "list": ("drills.engine.commands.list_drills", "List the drills there are."),
     "plan": ("drills.engine.commands.plan", "Show what a drill would do, without doing it."),
+    "forecast": ("drills.engine.commands.forecast", "Say which cluster a fleet can afford to lose."),
     "run": ("drills.engine.commands.run", "Run a drill and judge it."),
     "analyze": ("drills.engine.commands.analyze", "Judge a run directory again, from its records."),
     "watch": ("drills.engine.commands.watch", "Show a running drill from another terminal, read-only."),
@@ -51,6 +52,7 @@ def cli() -> None:
     \b
     blackstart list                    what drills there are
     blackstart plan cluster-loss       what would happen: targets, steps, forecast; touches nothing
+    blackstart forecast FLEET.toml     which cluster can I afford to lose? runs nothing
     blackstart run cluster-loss        do it; ends with verdict, figures and the path of report.html
     blackstart analyze RUN             judge a run directory again (same bytes)
     blackstart report RUN              write its pages again (same bytes)

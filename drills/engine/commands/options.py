@@ -17,8 +17,21 @@ from history.errors import UsageError
 
 
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds DRILL, --env, --seed and --fleet to a command."""
+    """Adds DRILL, --env, --seed, --fleet, --confirm and --expect-fail to a command."""
     for add in (
+        click.option(
+            "--expect-fail",
+            is_flag=True,
+            help="Carry out a drill although the forecast says that an objective is impossible; it then ends with "
+            "exit 1 and the proof.",
+        ),
+        click.option(
+            "--confirm",
+            "confirmed",
+            metavar="NAME",
+            multiple=True,
+            help="Name a target once more, letter by letter, when it looks like another cluster's name (repeat).",
+        ),
         click.option(
             "--fleet",
             "fleet_text",
@@ -42,10 +55,13 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def plan_of(drill: str, environment: str, seed: int, fleet_text: str | None) -> Plan:
+def plan_of(
+    drill: str, environment: str, seed: int, fleet_text: str | None, confirmed: tuple[str, ...], expect_fail: bool
+) -> Plan:
     """The plan for these options."""
     spec = None if fleet_text is None else fleet_of(fleet_text)
-    return make_plan(find(drill, Path.cwd()), environment, seed, spec)
+    file = find(drill, Path.cwd())
+    return make_plan(file, environment, seed, spec, confirmed=confirmed, expect_fail=expect_fail)
 
 
 def fleet_of(text: str) -> FleetSpec:

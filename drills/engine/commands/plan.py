@@ -2,27 +2,85 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from typing import Any
+
 import click
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import plan_of, planning
+from drills.engine.nouns.guards import Guard, stop_request
 from drills.engine.safety.plan import Plan
-from history.records import AT_LEAST, Forecast
+from history.errors import UsageError
+from history.records import AT_LEAST, Forecast, ModelForecast
+
+SHOWN = 4
 
 
 @click.command("plan")
 @planning
-def command(drill: str, environment: str, seed: int, fleet_text: str | None) -> int:
+@click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
+def command(
+    drill: str,
+    environment: str,
+    seed: int,
+    fleet_text: str | None,
+    confirmed: tuple[str, ...],
+    expect_fail: bool,
+    as_json: bool,
+) -> int:
     """Show what DRILL would do, without doing it.
 
-    Resolved targets and blast radius, steps with their times, objectives, how long a hold takes to be proven at each
-    model's rate, and the N-1 forecast: which models fit where if the victim goes, and how long their bytes must take.
-    All mistakes of the file are listed at once, with file and line (exit 4).
+    Resolved targets and blast radius, steps with their times, objectives, guards, how long a hold takes to be proven
+    at each model's rate, and the N-1 forecast: which models fit where if the victim goes, how long their bytes must
+    take, and so which verdict to expect. All mistakes of the file are listed at once, with file and line (exit 4).
+
+    Then every reason for which `run` would refuse to start, each with its next step (exit 4): a target that did not opt
+    in, is protected ($BLACKSTART_PROTECTED, or [protected] names in ./blackstart.toml), or looks like another and is
+    not confirmed; a lock that is held; a blast radius larger, or survivors fewer, than declared; an observer that would
+    die with the victim; objectives that the forecast excludes.
     """
-    plan = plan_of(drill, environment, seed, fleet_text)
-    console = console_out()
+    plan = plan_of(drill, environment, seed, fleet_text, confirmed, expect_fail)
+    if as_json:
+        click.echo(json.dumps(facts(plan), indent=2, ensure_ascii=False))
+    else:
+        show(console_out(), plan)
+    return UsageError.exit_code if plan.refusals else 0
+
+
+def facts(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data."""
+    drill = plan.drill
+    hurt = {mark.cluster: mark.kind for mark in plan.marks}
+    return {
+        "drill": drill.name,
+        "summary": plan.file.summary,
+        "file": str(plan.file.path),
+        "environment": plan.environment,
+        "seed": plan.seed,
+        "longest_s": drill.longest_s(),
+        "clusters": [
+            {"name": c.name, "gpus": [node.gpus for node in c.nodes], "fault": hurt.get(c.name)}
+            for c in drill.fleet.clusters
+        ],
+        "blast_radius": {"clusters": drill.blast_radius.clusters, "survivors": drill.blast_radius.survivors},
+        "faults": [asdict(mark) for mark in plan.marks],
+        "steps": [{"text": step.describe(), "at_most_s": step.longest_s()} for step in drill.steps],
+        "objectives": [asdict(objective.spec) for objective in drill.objectives],
+        "guards": [{"name": guard.name, "text": guard.describe()} for guard in guards_of(plan)],
+        "holds": [asdict(hold) for hold in plan.holds],
+        "forecasts": [{**asdict(forecast), "fits": forecast.fits} for forecast in plan.forecasts],
+        "expected": {"verdict": plan.expectation.verdict, "text": plan.expectation.text},
+        "refusals": [asdict(refusal) for refusal in plan.refusals],
+    }
+
+
+def show(console: Console, plan: Plan) -> None:
+    """The plan for people, the reasons not to start last."""
     console.print(f"{plan.drill.name}: {plan.file.summary}")
     console.print(
         f"file {plan.file.path} · environment {plan.environment} · seed {plan.seed} · at most "
@@ -33,6 +91,7 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None) -> 
         ("Fleet", fleet_table(plan)),
         ("Steps", steps_table(plan)),
         ("Objectives", objectives_table(plan)),
+        ("Guards: heal at once, verdict unknown", guards_table(plan)),
         ("Holds: how long a recovery takes to be proven at 95 %", holds_table(plan)),
     ):
         console.print(Text(f"\n{title}", style="bold"))
@@ -45,7 +104,16 @@ def command(drill: str, environment: str, seed: int, fleet_text: str | None) -> 
             soft_wrap=True,
         )
         console.print(forecast_table(forecast))
-    return 0
+    console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text), soft_wrap=True)
+    if plan.refusals:
+        console.print(Text(f"\n`blackstart run` would refuse, for {len(plan.refusals)} reason(s):", style="bold red"))
+        for refusal in plan.refusals:
+            console.print(Text(f"  - {refusal}"), soft_wrap=True)
+
+
+def guards_of(plan: Plan) -> tuple[Guard, ...]:
+    """The drill's own, and the one that every drill has."""
+    return (*plan.drill.guards, stop_request())
 
 
 def fleet_table(plan: Plan) -> Table:
@@ -79,6 +147,18 @@ def objectives_table(plan: Plan) -> Table:
     return table
 
 
+def guards_table(plan: Plan) -> Table:
+    """Live predicates; the declared blast radius is checked before the start."""
+    table = _table("guard", "trips unless")
+    radius = plan.drill.blast_radius
+    table.add_row(
+        "blast-radius", f"at most {radius.clusters} hurt at once, at least {radius.survivors} survive (checked now)"
+    )
+    for guard in guards_of(plan):
+        table.add_row(guard.name, guard.describe())
+    return table
+
+
 def holds_table(plan: Plan) -> Table:
     """Rate, ops in a row and seconds that each recovery objective needs."""
     table = _table("scope", "rate", "ratio", "good in a row", "takes")
@@ -89,18 +169,31 @@ def holds_table(plan: Plan) -> Table:
 
 def forecast_table(forecast: Forecast) -> Table:
     """What each model loses, whether it fits, and the least time that its bytes need."""
-    table = _table("model", "replicas lost", "placeable", "fits", "bytes to load", "at least", "why not")
+    table = _table("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "at least", "why not")
     for model in forecast.models:
         table.add_row(
             model.model,
             str(model.replicas_lost),
-            str(model.replicas_placeable),
-            "yes" if model.fits else "NO",
+            placeable(model),
+            "yes" if model.fits else "NO" if model.replicas_placeable_at_most is None else "?",
+            where(model),
             f"{model.reload_bytes / 2**20:.0f} MiB" if model.reload_bytes else "",
             f"{model.reload_s:.2f} s" if model.reload_s is not None else "",
             "" if model.fits else model.reason,
         )
     return table
+
+
+def placeable(model: ModelForecast) -> str:
+    """``2``, or ``2 to 3`` where only bounds are known."""
+    limit = model.replicas_placeable_at_most
+    return str(model.replicas_placeable) if limit is None else f"{model.replicas_placeable} to {limit}"
+
+
+def where(model: ModelForecast) -> str:
+    """The nodes that its replicas go to; the first few of many."""
+    more = f" and {len(model.nodes) - SHOWN} more" if len(model.nodes) > SHOWN else ""
+    return ", ".join(model.nodes[:SHOWN]) + more
 
 
 def _table(*columns: str) -> Table:

@@ -13,6 +13,7 @@ from drills.engine.commands.options import plan_of, planning
 from drills.engine.commands.verdict import print_outcome
 from drills.engine.runner.run import run_drill
 from drills.engine.runner.view import LiveView, PlainView
+from drills.engine.safety.refusals import refuse
 
 
 @click.command("run")
@@ -45,6 +46,8 @@ def command(
     environment: str,
     seed: int,
     fleet_text: str | None,
+    confirmed: tuple[str, ...],
+    expect_fail: bool,
     out: Path,
     gateway_port: int,
     webhook: str,
@@ -55,11 +58,16 @@ def command(
     The fleet is started, put under load, hurt, watched, restored and stopped; everything that was recorded is in one
     directory beneath --out: history.jsonl.gz, result.json, report.html, junit.xml, summary.md. Ctrl-C heals and drains
     first, and what was seen until then is still judged.
+
+    It refuses to start (exit 4, nothing touched) whenever `blackstart plan` shows a reason: see there.
     """
-    plan = plan_of(drill, environment, seed, fleet_text)
+    plan = plan_of(drill, environment, seed, fleet_text, confirmed, expect_fail)
+    refuse(plan.refusals)
     console = console_out()
     again = ["blackstart", "run", drill, "--env", environment, "--seed", str(seed)]
     again += ["--fleet", fleet_text] if fleet_text else []
+    again += [part for name in confirmed for part in ("--confirm", name)]
+    again += ["--expect-fail"] if expect_fail else []
     console.print(f"{plan.drill.name}: {plan.file.summary}")
     for forecast in plan.forecasts:
         if not forecast.fits:

@@ -74,10 +74,16 @@ class OpenLoop(Located):
 
 @dataclass(frozen=True)
 class BlastRadius(Located):
-    """The declared most that a drill may touch at one time, and the least that must stay."""
+    """The declared most that a drill may touch at one time, and the least that must stay; see ``safety.refusals``."""
 
     clusters: int = 1
     survivors: int = 1
+
+    def problems(self) -> list[Problem]:
+        """Mistakes of the declaration itself."""
+        if self.clusters >= 1 and self.survivors >= 0:
+            return []
+        return [self.problem(f"{self}: clusters must be at least 1, and survivors not negative")]
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,7 @@ class Drill(Located):
         found += self.load.problems()
         for step in self.steps:
             found += step.problems()
+        found += self.blast_radius.problems()
         found += self._order_problems()
         clusters = tuple(cluster.name for cluster in self.fleet.clusters)
         for fault in self.faults:
@@ -167,20 +174,6 @@ class Drill(Located):
                 outside.add(step.fault.target)
             elif isinstance(step, Inject):
                 hurt.add(step.fault.cluster)
-                if len(hurt) > self.blast_radius.clusters:
-                    found.append(
-                        step.problem(
-                            f"Inject into {step.fault.cluster!r}: {len(hurt)} clusters would be hurt at once "
-                            f"({', '.join(sorted(hurt))}); the declared blast radius is {self.blast_radius.clusters}"
-                        )
-                    )
-                if len(self.fleet.clusters) - len(hurt) < self.blast_radius.survivors:
-                    found.append(
-                        step.problem(
-                            f"Inject into {step.fault.cluster!r}: {len(self.fleet.clusters) - len(hurt)} clusters "
-                            f"would survive; the declared minimum is {self.blast_radius.survivors}"
-                        )
-                    )
             elif isinstance(step, Restore):
                 if step.cluster not in hurt | outside:
                     found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))

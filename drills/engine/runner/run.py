@@ -20,6 +20,7 @@ from drills.engine.runner.steps import StepRunner
 from drills.engine.runner.view import View
 from drills.engine.safety.custody import Custody
 from drills.engine.safety.plan import Plan, work_dir
+from drills.engine.safety.refusals import refuse
 from fleet.environments import facts_to_heal, open_fleet
 from history.errors import BlackstartError, RecordingError, Refused
 from history.op import INTERRUPTED, PROCESS_DIED
@@ -46,8 +47,10 @@ def run_drill(
 ) -> RunOutcome:
     """Runs a plan. Ctrl-C heals, drains and still judges (exit 130); errors of the harness raise after clean-up.
 
-    ``Refused`` while another drill holds the same targets, or when the last one on them was not healed.
+    ``Refused`` for every refusal of the plan, while another drill holds the same targets, or when the last one on
+    them was not healed.
     """
+    refuse(plan.refusals)
     directory, run_id = name_directory(plan, out)
     fleet = open_fleet(
         plan.environment,

@@ -22,6 +22,7 @@ from drills.engine.runner.traffic import Traffic
 from drills.engine.runner.view import View
 from drills.engine.safety.custody import Custody
 from drills.engine.safety.plan import Plan
+from drills.engine.safety.refusals import at_the_gate, refuse
 from fleet import prometheus
 from fleet.environments import facts_to_heal, restore_leftovers
 from fleet.protocols import Fleet
@@ -65,6 +66,7 @@ class Session:
         self._guards = GuardWatch(tuple(plan.drill.guards))
         self._missed: set[str] = set()
         self._fleet_stopped = False
+        self._may_inject = False
         self.recorder: Recorder
         self.tail: Tail
         self._traffic: Traffic
@@ -116,7 +118,10 @@ class Session:
             raise GuardTripped(f"guard {trip.guard.name} tripped: {trip.reason}")
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
-        """See ``Injector.inject``."""
+        """See ``Injector.inject``; before the first one, ``Refused`` where the running fleet gives a reason not to."""
+        if not self._may_inject:
+            refuse(at_the_gate(self.plan.drill, self.fleet))
+            self._may_inject = True
         return self._injector.inject(fault, pulse)
 
     def heal(self, name: str) -> tuple[Signal, ...]:

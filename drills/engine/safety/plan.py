@@ -1,7 +1,8 @@
 """``Plan``: a drill made concrete for one environment and seed, without side effects.
 
 Everything that can be wrong is found here, all at once: mistakes in the file, objectives that no run of this length
-could certify, controls that the environment lacks, a victim that holds the observer. ``run`` starts from a Plan.
+could certify, controls that the environment lacks, and every reason not to start (``refusals``). ``run`` starts from a
+Plan without refusals.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from assertions.holds import ops_needed
 from drills.engine.nouns import Drill, Problem
+from drills.engine.safety.expect import Expectation, expect, scopes
 from drills.engine.safety.loader import DrillFile, load
-from fleet.environments import open_fleet
+from drills.engine.safety.lock import Locks, state_dir
+from drills.engine.safety.refusals import Protected, Refusal, before
+from fleet.environments import lock_targets, open_fleet
 from fleet.forecast import forecast, placements_planned
-from fleet.protocols import Cluster, Fleet
-from fleet.spec import FleetSpec, ModelSpec
+from fleet.protocols import Fleet
+from fleet.spec import FleetSpec
 from history.errors import Refused, UsageError
-from history.records import FaultMark, Forecast, ObjectiveSpec
+from history.records import FaultMark, Forecast
 
 MIN_HOLD_S = 3.0
 """A hold lasts at least this long (DESIGN 3.6)."""
@@ -38,7 +41,7 @@ class HoldTime:
 
 @dataclass(frozen=True)
 class Plan:
-    """A drill that may be run: resolved, checked, forecast."""
+    """A drill made concrete: resolved, checked, forecast. It may be run while ``refusals`` is empty."""
 
     file: DrillFile
     drill: Drill
@@ -47,6 +50,8 @@ class Plan:
     marks: tuple[FaultMark, ...]
     forecasts: tuple[Forecast, ...]
     holds: tuple[HoldTime, ...]
+    expectation: Expectation
+    refusals: tuple[Refusal, ...]
 
     @property
     def horizon_s(self) -> float:
@@ -54,10 +59,19 @@ class Plan:
         return self.drill.longest_s() + 60.0 * (1 + len(self.drill.faults))
 
 
-def make_plan(file: DrillFile, environment: str, seed: int, fleet_spec: FleetSpec | None = None) -> Plan:
+def make_plan(
+    file: DrillFile,
+    environment: str,
+    seed: int,
+    fleet_spec: FleetSpec | None = None,
+    *,
+    confirmed: tuple[str, ...] = (),
+    expect_fail: bool = False,
+) -> Plan:
     """Loads and checks a drill file; ``UsageError`` with every problem, ``Refused`` where it could prove nothing.
 
-    ``fleet_spec`` replaces the drill's own fleet (``--fleet``). Touches no process and no network.
+    ``fleet_spec`` replaces the drill's own fleet (``--fleet``). ``confirmed``: targets that the user named once more;
+    ``expect_fail``: the user knows that the forecast excludes an objective. Starts and changes nothing.
     """
     drill = load(file)
     if fleet_spec is not None:
@@ -80,14 +94,26 @@ def make_plan(file: DrillFile, environment: str, seed: int, fleet_spec: FleetSpe
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
     placements = placements_planned(drill.fleet)
     victims = dict.fromkeys(fault.cluster for fault in drill.faults if fault.cluster)
+    forecasts = tuple(forecast(drill.fleet, placements, victim) for victim in victims)
+    expectation = expect(drill, forecasts)
     return Plan(
         file=file,
         drill=drill,
         environment=environment,
         seed=seed,
         marks=tuple(fault.mark(clusters.get(fault.cluster, fleet)) for fault in drill.faults),
-        forecasts=tuple(forecast(drill.fleet, placements, victim) for victim in victims),
+        forecasts=forecasts,
         holds=tuple(holds),
+        expectation=expectation,
+        refusals=before(
+            drill,
+            fleet,
+            protected=Protected.read(Path.cwd()),
+            confirmed=confirmed,
+            locks=Locks(state_dir()),
+            lock_targets=lock_targets(environment, drill.fleet),
+            impossible=() if expect_fail else tuple(map(str, expectation.impossible)),
+        ),
     )
 
 
@@ -98,7 +124,9 @@ def hold_times(drill: Drill) -> tuple[list[HoldTime], list[Problem]]:
         spec = objective.spec
         if spec.indicator not in ("recovered", "service_back"):
             continue
-        for scope, models in _scopes(spec, drill):
+        for scope, models in scopes(spec, drill.fleet, {}):
+            if not models:
+                continue
             rate = drill.load.rate_rps * sum(model.share for model in models)
             ops = ops_needed(spec.ratio)
             seconds = max(MIN_HOLD_S, ops / rate) if rate > 0 else float("inf")
@@ -115,43 +143,16 @@ def hold_times(drill: Drill) -> tuple[list[HoldTime], list[Problem]]:
 
 
 def unsupported(drill: Drill, fleet: Fleet) -> list[Problem]:
-    """Faults that this environment cannot do, or that would take the observer down (DESIGN 3.9)."""
+    """Faults that this environment cannot do."""
     found = []
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
-    entry = urlsplit(fleet.target().entry_url).hostname or ""
     for fault in drill.faults:
         cluster = clusters.get(fault.cluster)
         if reason := fault.unsupported(cluster or fleet):
             found.append(Problem(fault.where, f"fault in {fault.target}: {reason}"))
-        if cluster is not None and entry in victim_hosts(cluster):
-            found.append(
-                Problem(fault.where, f"the entry point {entry} stands in {fault.cluster} and would die with it")
-            )
     return found
-
-
-def victim_hosts(cluster: Cluster) -> set[str]:
-    """The addresses that die with the cluster; one shared loopback address for all does not count."""
-    facts = cluster.describe()
-    hosts = {urlsplit(url).hostname or "" for url in (facts.api_url, *facts.data_urls)}
-    return hosts - {"", "127.0.0.1", "localhost"}
 
 
 def work_dir(run: Path) -> Path:
     """Where the fleet of a run keeps what dies with it (weights, caches)."""
     return run / "fleet"
-
-
-def _scopes(spec: ObjectiveSpec, drill: Drill) -> list[tuple[str, list[ModelSpec]]]:
-    models = [model for model in drill.fleet.models if model.share > 0]
-    kind, _, name = spec.scope.partition(":")
-    if spec.scope == "each model":
-        return [(model.name, [model]) for model in models]
-    if spec.scope == "each class":
-        classes = dict.fromkeys(model.model_class for model in models)
-        return [(cls, [m for m in models if m.model_class == cls]) for cls in classes]
-    if kind == "model":
-        return [(name, [m for m in models if m.name == name])]
-    if kind == "class":
-        return [(name, [m for m in models if m.model_class == name])]
-    return [("fleet", models)] if spec.scope == "fleet" else []

@@ -1,0 +1,264 @@
+"""``Refusal``: a reason not to start, found before anything is touched; each with its next step.
+
+``before`` looks at the plan (nothing runs yet), ``at_the_gate`` at the running fleet right before the first injection.
+Both only look. ``refuse`` raises. Nobody can turn one off but by what its hint says.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import tomllib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+import psutil
+
+from drills.engine.nouns import Drill, Inject, Restore
+from drills.engine.safety.lock import Locks
+from drills.engine.safety.lookalike import look_alike, skeleton, strange_letters
+from fleet.protocols import Cluster, Fleet
+from history.errors import BlackstartError, Refused, UsageError
+
+PROTECTED_VARIABLE: Final = "BLACKSTART_PROTECTED"
+PROTECTED_FILE: Final = "blackstart.toml"
+
+Kind = Literal[
+    "opt-in",
+    "protected",
+    "look-alike",
+    "confirm",
+    "lock",
+    "survivors",
+    "blast radius",
+    "steady state",
+    "observer",
+    "objectives",
+]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One reason: what is wrong, with the values, and what to do."""
+
+    kind: Kind
+    text: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.text} ({self.kind}). Next: {self.hint}"
+
+
+@dataclass(frozen=True)
+class Protected:
+    """Names and patterns (``*``, ``?``, ``[…]``) that no drill may touch, whatever is confirmed. ``source``: whose."""
+
+    patterns: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def read(cls, cwd: Path, environ: Mapping[str, str] = os.environ) -> Protected:
+        """From $BLACKSTART_PROTECTED (separated by commas) and from ``[protected] names = [...]`` in
+        ./blackstart.toml; both count. ``UsageError`` when the file is damaged: it is never taken for empty."""
+        own = [name.strip() for name in environ.get(PROTECTED_VARIABLE, "").split(",")]
+        found = [(name, f"${PROTECTED_VARIABLE}") for name in own if name]
+        path = cwd / PROTECTED_FILE
+        if path.exists():
+            found += [(name, f"{PROTECTED_FILE}") for name in _names_in(path)]
+        return cls(tuple(found))
+
+    def why(self, name: str) -> str:
+        """The pattern that protects ``name`` (compared without case, and by its shapes), or ""."""
+        for pattern, source in self.patterns:
+            pairs = ((name.casefold(), pattern.casefold()), (skeleton(name), skeleton(pattern)))
+            if any(fnmatchcase(one, other) for one, other in pairs):
+                return f"{pattern!r} in {source}"
+        return ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that are no patterns."""
+        return tuple(pattern for pattern, _ in self.patterns if not set(pattern) & set("*?["))
+
+
+def before(
+    drill: Drill,
+    fleet: Fleet,
+    *,
+    protected: Protected,
+    confirmed: tuple[str, ...] = (),
+    locks: Locks | None = None,
+    lock_targets: tuple[str, ...] = (),
+    impossible: tuple[str, ...] = (),
+) -> tuple[Refusal, ...]:
+    """Every reason that can be seen in a plan. ``impossible``: objectives that the forecast excludes, unless a
+    failure is what the user expects."""
+    targets = tuple(dict.fromkeys(fault.target for fault in drill.faults))
+    found = [*_not_opted_in(_victims(drill, fleet)), *_protected(targets, protected)]
+    found += [*_alike(drill, protected.names, confirmed), *_radius(drill)]
+    for cluster in _victims(drill, fleet):
+        found += would_die(fleet, cluster)
+    if locks is not None:
+        try:
+            locks.require_free(lock_targets)
+        except Refused as held:
+            found.append(Refusal("lock", held.message, held.hint))
+    for text in impossible:
+        hint = "give the survivors more room, ask for less, or run it with --expect-fail: it then ends with exit 1"
+        found.append(Refusal("objectives", text, hint))
+    return tuple(found)
+
+
+def at_the_gate(drill: Drill, fleet: Fleet) -> tuple[Refusal, ...]:
+    """Every reason that the running fleet gives, asked now."""
+    found = list(_not_opted_in(_victims(drill, fleet)))
+    for cluster in _victims(drill, fleet):
+        found += would_die(fleet, cluster)
+    return (*found, *_unsteady(fleet))
+
+
+def refuse(refusals: Iterable[Refusal]) -> None:
+    """Raises ``Refused`` for all of them at once; returns when there are none."""
+    found = tuple(refusals)
+    if len(found) == 1:
+        raise Refused(f"{found[0].text} ({found[0].kind})", hint=found[0].hint)
+    if found:
+        raise Refused(
+            f"there are {len(found)} reasons not to start",
+            problems=tuple(map(str, found)),
+            hint="each reason says what to do; nothing was touched",
+        )
+
+
+def would_die(fleet: Fleet, cluster: Cluster) -> Iterator[Refusal]:
+    """What the measurement rests on and would go down with ``cluster``: entry point, Prometheus, lock and load."""
+    theirs = victim_hosts(cluster)
+    urls = {"entry point": fleet.target().entry_url, "Prometheus": fleet.prometheus_url or ""}
+    for what, url in urls.items():
+        if (host := urlsplit(url).hostname or "") in theirs:
+            text = f"the {what} stands on {host} in {cluster.name!r} and would die with it"
+            yield Refusal("observer", text, f"move the {what} out of {cluster.name}: what observes must outlive")
+    if here := sorted(theirs & _own_addresses()):
+        text = f"this machine ({', '.join(here)}) belongs to {cluster.name!r}: lock, load and journal would die with it"
+        yield Refusal("observer", text, f"run blackstart on a machine outside {cluster.name}")
+
+
+def victim_hosts(cluster: Cluster) -> set[str]:
+    """The addresses that die with the cluster; one shared loopback address for all does not count."""
+    facts = cluster.describe()
+    hosts = {urlsplit(url).hostname or "" for url in (facts.api_url, *facts.data_urls)}
+    return hosts - {"", "127.0.0.1", "localhost", "::1"}
+
+
+def _victims(drill: Drill, fleet: Fleet) -> list[Cluster]:
+    names = {fault.cluster for fault in drill.faults if fault.cluster}
+    return [cluster for cluster in fleet.clusters if cluster.name in names]
+
+
+def _not_opted_in(victims: Iterable[Cluster]) -> Iterator[Refusal]:
+    for cluster in victims:
+        ask = getattr(cluster, "opted_in", None)
+        try:
+            marker, why = ask() if callable(ask) else "", "it carries no opt-in marker"
+        except BlackstartError as error:
+            marker, why = "", f"its opt-in marker cannot be read: {error.message}"
+        if not (isinstance(marker, str) and marker.strip()):
+            hint = "its owner must opt in first; blackstart never puts the marker on by itself"
+            yield Refusal("opt-in", f"cluster {cluster.name!r} is not open to drills: {why}", hint)
+
+
+def _protected(targets: Iterable[str], protected: Protected) -> Iterator[Refusal]:
+    for name in targets:
+        if why := protected.why(name):
+            hint = "choose another target; --confirm does not lift a protection, only its owner's list does"
+            yield Refusal("protected", f"target {name!r} is protected by {why}", hint)
+
+
+def _alike(drill: Drill, protected: tuple[str, ...], confirmed: tuple[str, ...]) -> Iterator[Refusal]:
+    """A cluster's name against those of all clusters, and every target's against the protected names."""
+    clusters = [cluster.name for cluster in drill.fleet.clusters]
+    targets = {fault.target: bool(fault.cluster) for fault in drill.faults}
+    for name in confirmed:
+        if name not in targets:
+            text = f"--confirm {name!r} names no target of this drill; it hits {', '.join(map(repr, targets))}"
+            yield Refusal("confirm", text, "confirm the target that you mean, letter by letter")
+    for target, is_cluster in targets.items():
+        names = dict.fromkeys([*(clusters if is_cluster else ()), *protected])
+        pairs = [(other, why) for other in names if (why := look_alike(target, other))]
+        strange = strange_letters(target)
+        if (pairs or strange) and target not in confirmed:
+            said = [f"like {other!r} ({why})" for other, why in pairs[:3]]
+            more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+            said += [f"as if it were ASCII, but has {strange}"] if strange else []
+            hint = f"if {target!r} is the one that you mean: --confirm {shlex.quote(target)}"
+            yield Refusal("look-alike", f"target {target!r} looks {', '.join(said)}{more}", hint)
+
+
+def _radius(drill: Drill) -> Iterator[Refusal]:
+    """Clusters hurt at one time, against the declared most; survivors, against the declared least."""
+    radius, count = drill.blast_radius, len(drill.fleet.clusters)
+    hurt: set[str] = set()
+    worst: set[str] = set()
+    for step in drill.steps:
+        if isinstance(step, Inject) and step.fault.cluster:
+            hurt.add(step.fault.cluster)
+            worst = max(worst, set(hurt), key=len)
+        elif isinstance(step, Restore):
+            hurt.discard(step.cluster)
+    names = ", ".join(sorted(worst))
+    if len(worst) > radius.clusters:
+        text = f"{len(worst)} clusters would be hurt at once ({names}); the declared blast radius is {radius.clusters}"
+        yield Refusal("blast radius", text, "restore one before the next, or declare BlastRadius(clusters=…)")
+    if count - len(worst) < radius.survivors:
+        text = (
+            f"{count - len(worst)} of {count} clusters would survive the loss of {names}; the declared minimum is "
+            f"{radius.survivors}"
+        )
+        yield Refusal("survivors", text, "hurt fewer clusters at once, or declare BlastRadius(survivors=…)")
+
+
+def _unsteady(fleet: Fleet) -> Iterator[Refusal]:
+    """Every cluster answers, and every declared replica of every model is ready."""
+    hint = "mend the fleet, or wait until it is whole; nothing was injected"
+    ready: Counter[str] = Counter()
+    for cluster in fleet.clusters:
+        try:
+            reach, placements = cluster.reachable(), cluster.placements()
+        except BlackstartError as error:
+            yield Refusal("steady state", f"cluster {cluster.name!r} does not answer: {error.message}", hint)
+            continue
+        silent = [name for name, answers in reach.nodes.items() if not answers]
+        if silent or not reach.api:
+            what = ", ".join(silent) or "its API"
+            yield Refusal("steady state", f"cluster {cluster.name!r}: {what} does not answer: {reach.detail}", hint)
+        ready.update(placement.model for placement in placements if placement.ready)
+    try:
+        declared = fleet.facts().models
+    except BlackstartError as error:
+        yield Refusal("steady state", f"the fleet cannot be described: {error.message}", hint)
+        return
+    short = [f"{m.name} {ready[m.name]} of {m.replicas}" for m in declared if ready[m.name] < m.replicas]
+    if short:
+        yield Refusal("steady state", f"not every declared replica is ready: {', '.join(short)}", hint)
+
+
+def _own_addresses() -> set[str]:
+    found = {address.address for cards in psutil.net_if_addrs().values() for address in cards}
+    return (found | {socket.gethostname()}) - {"127.0.0.1", "::1", "localhost"}
+
+
+def _names_in(path: Path) -> list[str]:
+    rule = f"{path.name} must say: [protected] names = ['NAME', 'PATTERN*']"
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("protected", {})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {error}", hint=rule) from error
+    names = table.get("names", []) if isinstance(table, dict) else None
+    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or set(table) - {"names"}:
+        raise UsageError(f"{path}: [protected] is {table!r}, so nobody knows what it protects", hint=rule)
+    return names
