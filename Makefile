@@ -3,11 +3,12 @@
 
 SEEDS ?= 10
 PY := .venv/bin/python
+.DEFAULT_GOAL := help
 
 include fleet/environments/kind/offline/kind.mk
 
 help:                ## what there is
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 setup:
 	@scripts/setup.sh drill
