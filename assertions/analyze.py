@@ -7,6 +7,7 @@ the network, never raises for what a history may contain.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,17 +30,17 @@ from assertions.result import (
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.validity import validity
 from history.reader import Run
-from history.rundir import pretty_json
+from history.rundir import RunDirectory, pretty_json
 
-ARTEFACTS = (
-    "header.json",
-    "history.jsonl.gz",
-    "schedule.json.gz",
-    "report.html",
-    "junit.xml",
-    "summary.md",
-    "drill.py",
+_AT = RunDirectory(Path())
+ARTEFACTS = tuple(
+    str(path)
+    for path in (
+        *(_AT.header, _AT.schedule, _AT.history, _AT.drill, _AT.journal, _AT.logs),
+        *(_AT.result, _AT.report, _AT.junit, _AT.summary),
+    )
 )
+"""What a whole run directory holds, by name."""
 
 
 def analyze(run: Run) -> Result:

@@ -6,6 +6,7 @@ policy forbids everything but its inline script and style. No clock, no random i
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -24,8 +25,23 @@ CSP = (
 
 
 def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") -> bytes:
-    """The page in UTF-8, at most ``MAX_BYTES``. ``history_sha256`` is that of the history file, "" if not merged."""
+    """The page in UTF-8, at most ``MAX_BYTES``: what does not fit is left out, charts last, and the page says so.
+
+    ``history_sha256`` is that of the history file, "" if not merged.
+    """
     view = page.build(run, result, drill_text, history_sha256)
+    data = _page(view)
+    if len(data) > MAX_BYTES:
+        view = replace(view, drill_text="", drill_cut="Left out for size: the drill's text is in drill.py.")
+        data = _page(view)
+    if len(data) > MAX_BYTES:
+        absent = f"With charts this page would be larger than {MAX_BYTES / 1e6:g} MB; its tables have the figures."
+        charts_ = tuple(replace(chart, figure=None, absent=chart.absent or absent) for chart in view.charts)
+        data = _page(replace(view, charts=charts_))
+    return data
+
+
+def _page(view: page.Page) -> bytes:
     figures = {chart.element: chart.figure for chart in view.charts if chart.figure is not None}
     text: str = _template().render(
         page=view,

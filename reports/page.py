@@ -87,6 +87,7 @@ class Page:
     posts: tuple[Post, ...]
     errors: Table
     slowest: Table
+    new_connections: Table
     steady: Table
     method: tuple[str, ...]
     environment: tuple[tuple[str, str], ...]
@@ -134,6 +135,7 @@ def build(run: Run, result: Result, drill_text: str, history_sha256: str) -> Pag
         posts=timeline.posts(run, result, origin)[:60],
         errors=tables.errors(load),
         slowest=tables.slowest(load),
+        new_connections=tables.new_connections(result),
         steady=tables.steady_state(load, result),
         method=_method(run),
         environment=_environment(run, result),

@@ -15,7 +15,7 @@ from assertions.result import Result
 from history.op import NEVER
 from reports.metrics import Line
 from reports.series import Bins, Load, Shares, quantile
-from reports.words import NONE, milliseconds, number, one_line, percent, seconds
+from reports.words import NONE, interval, milliseconds, number, one_line, percent, seconds
 
 MAX_BIN_ROWS = 60
 MAX_ERRORS = 20
@@ -108,6 +108,17 @@ def slowest(load: Load) -> Table:
             )
         )
     return Table(("model", "served by", "outcome", "sent at", "took", "seq"), tuple(cells), text_columns=3)
+
+
+def new_connections(result: Result) -> Table:
+    """The outage of each affected model as the canary saw it; its probes count in no error rate."""
+    rows = []
+    for name, m in result.models.items():
+        if m.victims:
+            back = interval(m.canary_back_s) if m.canary_back_s else "no probe failed"
+            rows.append((one_line(name, 80), back, seconds(m.first_success_s), f"{m.canary_failed:,}"))
+    head = ("model", "new connections served again", "load: first success", "failed probes")
+    return Table(head, tuple(rows[:MAX_BIN_ROWS]))
 
 
 def steady_state(load: Load, result: Result) -> Table:

@@ -37,6 +37,14 @@ def test_the_schema_names_every_field(script: Script) -> None:
     assert wanted | {"models", "objectives", "validity", "artefacts"} <= set(fields)
 
 
+def test_artefacts_are_what_a_run_directory_holds(script: Script) -> None:
+    artefacts = analyze(script.run()).artefacts
+    assert set(artefacts) == {
+        "header.json", "schedule.json.gz", "history.jsonl.gz", "drill.py", "journal.jsonl", "logs",
+        "result.json", "report.html", "junit.xml", "summary.md",
+    }  # fmt: skip
+
+
 def test_the_headline_of_a_pass(script: Script, objective: Objective) -> None:
     made = script.fail(0.0, 4.0, ("solo",)).fail(0.0, 2.0, ("pair",), every=2)
     result = analyze(replace(made, objectives=(objective("recovered"),)).run())

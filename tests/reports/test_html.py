@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
@@ -93,6 +94,31 @@ def test_the_page_stays_small_with_300_000_ops(sample: ModuleType) -> None:
     drawn = re.search(r"Dots: ([\d,]+) of 300,000 sends", text)
     assert drawn is not None
     assert 2_000 <= int(drawn[1].replace(",", "")) <= 8_000
+
+
+def test_what_does_not_fit_is_left_out_and_said(sample: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sample.build()
+    whole = len(html.render(made.run, made.result, made.drill_text))
+    monkeypatch.setattr(html, "MAX_BYTES", whole - 1)
+    small = html.render(made.run, made.result, made.drill_text)
+    assert len(small) <= whole - 1
+    assert "the drill's text is in drill.py" in parse(small)[1]
+    assert "chart-latency" in small.decode()
+    monkeypatch.setattr(html, "MAX_BYTES", 500_000)
+    bare = html.render(made.run, made.result, made.drill_text)
+    assert len(bare) <= 500_000
+    assert "With charts this page would be larger than 0.5 MB" in parse(bare)[1]
+    assert b"<canvas" not in bare
+    assert "Requests a second by outcome" in parse(bare)[1]
+
+
+def test_the_canary_stands_in_the_details(sample: ModuleType) -> None:
+    made = sample.build()
+    model = replace(made.result.models["davinci"], canary_failed=9, canary_back_s=(2.1, 2.35))
+    result = replace(made.result, models=made.result.models | {"davinci": model})
+    text = parse(html.render(made.run, result, ""))[1]
+    assert "New connections, as the canary saw them" in text
+    assert "2.10–2.35 s" in text
 
 
 def test_the_page_stays_small_with_hundreds_of_models_and_a_long_drill(sample: ModuleType) -> None:

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from assertions.result import ModelRecovery, ObjectiveResult, Result
 from drills.engine.runner.run import RunOutcome
+from reports import summary
 
 MARKS = {"pass": ("✓ PASS", "bold green"), "fail": ("✗ FAIL", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
 MANY = 20
@@ -34,12 +35,15 @@ def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
 
 
 def print_verdict(console: Console, result: Result) -> None:
-    """The verdict, its headline, and the reasons when it is no pass."""
+    """The verdict, its headline, and the reasons when it is no pass; on GitHub an annotation a failed objective."""
     mark, style = MARKS[result.verdict]
     console.print(Text.assemble((mark, style), f"  {result.headline}"), soft_wrap=True)
     if result.verdict != "pass":
         for reason in result.reasons:
             console.print(Text(f"  - {reason}"), soft_wrap=True)
+    if os.environ.get("GITHUB_ACTIONS"):
+        for line in summary.annotations(result):
+            console.print(Text(line), soft_wrap=True)
 
 
 def models_table(result: Result) -> Table:
