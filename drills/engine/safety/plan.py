@@ -11,7 +11,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from assertions.holds import ops_needed
+from assertions.holds import HOLD_NS, ops_needed
 from drills.engine.nouns import Drill, Problem
 from drills.engine.safety.expect import Expectation, expect, scopes
 from drills.engine.safety.loader import DrillFile, load
@@ -21,11 +21,9 @@ from fleet.environments import lock_targets, open_fleet
 from fleet.forecast import forecast, placements_planned
 from fleet.protocols import Fleet
 from fleet.spec import FleetSpec
+from history.clock import NS_PER_S
 from history.errors import Refused, UsageError
 from history.records import FaultMark, Forecast
-
-MIN_HOLD_S = 3.0
-"""A hold lasts at least this long (DESIGN 3.6)."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ def hold_times(drill: Drill) -> tuple[list[HoldTime], list[Problem]]:
                 continue
             rate = drill.load.rate_rps * sum(model.share for model in models)
             ops = ops_needed(spec.ratio)
-            seconds = max(MIN_HOLD_S, ops / rate) if rate > 0 else float("inf")
+            seconds = max(HOLD_NS / NS_PER_S, ops / rate) if rate > 0 else float("inf")
             found.append(HoldTime(scope, spec.ratio, rate, ops, seconds))
             if spec.limit + seconds > window_s:
                 impossible.append(
