@@ -9,11 +9,26 @@ what each of them does.
 from collections.abc import Collection
 from pathlib import Path
 
-from blackstart import Ablation, Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, Restore, Stage, fleets, guards
+from blackstart import (
+    Ablation,
+    Baseline,
+    Destroy,
+    Drill,
+    Inject,
+    Objective,
+    Observe,
+    OpenLoop,
+    PowerLoss,
+    Restore,
+    Stage,
+    fleets,
+    guards,
+)
 from blackstart import objectives as o
 
 SCALE = 300.0  # seconds of 2022 in one second of the run
 HOUR = 3600 / SCALE
+BACK_H = 10.45  # the cluster is built anew, and traffic begins to return
 OLD_INGRESS, NEW_INGRESS = (
     (Path(__file__).with_suffix("") / name).read_text(encoding="utf-8") for name in ("ingress.yaml", "ingress-v1.yaml")
 )
@@ -27,10 +42,12 @@ def restore(checked: bool) -> Restore:
         Stage("traffic moved back", 1.0 * HOUR, "return traffic"),
     )
     if checked:
-        return Restore("cobalt", (Stage("the operation is found, set-up as rehearsed", 2.0 * HOUR), *rebuilt))
+        stages = (Stage("the operation is found, set-up as rehearsed", 2.0 * HOUR), *rebuilt)
+        return Restore("cobalt", stages, unless=o.all_recovered())
     return Restore(
         "cobalt",
-        (
+        unless=o.all_recovered(),
+        stages=(
             Stage("the source of the outage is found", 1.2 * HOUR),
             Stage("cluster set-up", 0.8 * HOUR, "set up"),
             Stage("connection to the control plane lost", 1.5 * HOUR, "cut control plane"),
@@ -46,34 +63,53 @@ def restore(checked: bool) -> Restore:
     )
 
 
+def as_reported() -> list[Objective]:
+    """Within 20 % of the report, or tighter; FT davinci not before the cluster is back."""
+    base = [
+        o.recovered(f"class:{name}", within_s=1.2 * HOUR, not_before_s=0.8 * HOUR, first_hold=True)
+        for name in ("codex", "embeddings", "legacy")
+    ]
+    return [
+        *base,
+        o.recovered("class:ft-curie", within_s=6.0 * HOUR, not_before_s=4.0 * HOUR, first_hold=True),
+        o.recovered("class:ft-davinci", within_s=12.5 * HOUR, not_before_s=BACK_H * HOUR, first_hold=True),
+        o.full_capacity("class:codex", within_s=12.5 * HOUR),
+        o.good_ratio(at_least=0.99, scope="class:instruct"),
+    ]
+
+
+def remedied(remedies: Collection[str]) -> list[Objective]:
+    """With all: base models in a quarter of an hour, both FT classes ten times sooner than without any."""
+    if "locks" in remedies:
+        return [o.good_ratio(at_least=0.99)]
+    limits = {"codex": 0.25, "embeddings": 0.25, "legacy": 0.25, "ft-curie": 0.5, "ft-davinci": 1.2}
+    everything = set(remedies) >= ABLATION.all
+    return [
+        o.recovered(f"class:{name}", within_s=(limit if everything else 12.0) * HOUR, first_hold=True)
+        for name, limit in limits.items()
+    ]
+
+
 def replay(remedies: Collection[str] = ()) -> Drill:
     """The drill with these remediations; without any, as it was."""
-    back_h = 10.45 if "setup" not in remedies else 2.0
+    happens = (Inject(PowerLoss("cobalt")), restore("setup" in remedies))
+    prevented = (Inject(Destroy("cobalt", refused=True)), Observe(at_most_s=10))
     return Drill(
         name="june-2022",
         fleet=fleets.june_2022(remedies),
         load=OpenLoop(rate_rps=fleets.JUNE_RPS, good_within_ms=1500, total_timeout_s=2.0),  # 7.5 and 10 minutes
         steps=[
             Baseline(seconds=5),
-            Inject(PowerLoss("cobalt")),
-            restore("setup" in remedies),
-            Observe(until=o.all_recovered(), at_most_s=14, then_s=2),
+            *(prevented if "locks" in remedies else happens),
+            Observe(until=o.all_recovered(), at_most_s=120 if "setup" in remedies else 14, then_s=2),
         ],
-        objectives=[
-            *(
-                o.recovered(f"class:{name}", within_s=1.2 * HOUR, not_before_s=0.8 * HOUR, first_hold=True)
-                for name in ("codex", "embeddings", "legacy")
-            ),
-            o.recovered("class:ft-curie", within_s=6.0 * HOUR, not_before_s=4.0 * HOUR, first_hold=True),
-            o.recovered("class:ft-davinci", within_s=12.5 * HOUR, not_before_s=back_h * HOUR, first_hold=True),
-            o.full_capacity("class:codex", within_s=12.5 * HOUR),
-            o.good_ratio(at_least=0.99, scope="class:instruct"),
-        ],
+        objectives=remedied(remedies) if remedies else as_reported(),
         guards=[guards.run_time()],
         time_scale=SCALE,
         recovery_until="end",
-        ablation=Ablation(replay, tuple(fleets.JUNE_REMEDIES.items())),
+        ablation=ABLATION,
     )
 
 
+ABLATION = Ablation(replay, tuple(fleets.JUNE_REMEDIES.items()), preventing=("locks",))
 drill = replay()

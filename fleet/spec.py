@@ -173,6 +173,8 @@ class Switches:
     honour_retry_after: bool = True
     provision_node_s: float = 0.0
     ingress_restored: bool = True
+    locked: tuple[str, ...] = ()
+    """Clusters that nobody can delete until somebody takes the lock away."""
 
     def to_facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every switch, for the run's header."""

@@ -88,10 +88,19 @@ class BlastRadius(Located):
 
 @dataclass(frozen=True)
 class Ablation:
-    """``make``: the same drill with these remediations on; ``remedies``: (name, what it is) of each there is."""
+    """``make``: the same drill with these remediations on; ``remedies``: (name, what it is) of each there is.
+
+    ``preventing``: those with which nothing happens at all; they are no part of ``all``, which is to show a recovery.
+    """
 
     make: Callable[[frozenset[str]], Drill]
     remedies: tuple[tuple[str, str], ...]
+    preventing: tuple[str, ...] = ()
+
+    @property
+    def all(self) -> frozenset[str]:
+        """Every remediation but the preventing ones."""
+        return frozenset(name for name, _ in self.remedies if name not in self.preventing)
 
     def problem(self, names: Collection[str]) -> str:
         """Empty, or which names are no remediation of this drill."""

@@ -101,6 +101,8 @@ class Restore(Located):
     cluster: str
     stages: tuple[Stage, ...] = ()
     """The restore as people live through it, while the load goes on; empty = healed at once."""
+    unless: Until | None = None
+    """Once this holds, the rest of the stages proves nothing any more and is left out."""
 
     def describe(self) -> str:
         return f"Restore {self.cluster}" + (f" in {len(self.stages)} stages" if self.stages else "")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from drills.engine.nouns import Restore, Stage
+from drills.engine.nouns import Restore, Stage, Until
 from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
 from fleet.manifests import kinds_of, not_served
@@ -22,8 +22,8 @@ from history.records import Signal
 SETTLE_S = 10.0
 """What was done must be seen by then."""
 RAMP_STEPS = 10
-Wait = Callable[[int, str], object]
-"""Waits until an instant, with a phase for the strip."""
+Wait = Callable[[int, str, Until | None], tuple[bool, str]]
+"""Waits until an instant, with a phase for the strip; True when the criterion held before that."""
 
 
 class Control(ControlPlaneControl, PowerControl, RestorationControl, TrafficControl, Protocol):
@@ -52,15 +52,21 @@ class Staging:
         session, began = self._session, self._session.clock()
         self._cluster.hold(True)
         for number, stage in enumerate(self._step.stages, 1):
-            self._stage(stage, f"{number} of {len(self._step.stages)}: {stage.name}")
+            if self._stage(stage, f"{number} of {len(self._step.stages)}: {stage.name}"):
+                since_s = (session.clock() - began) / NS_PER_S
+                return True, f"Restore ended early at stage {number}, {since_s:.1f} s: {self._unless_text()}"
         took_s = (session.clock() - began) / NS_PER_S
         return True, f"Restored {self._step.cluster} in {len(self._step.stages)} stages, {took_s:.1f} s"
 
-    def _stage(self, stage: Stage, title: str) -> None:
+    def _unless_text(self) -> str:
+        return self._step.unless.text if self._step.unless is not None else ""
+
+    def _stage(self, stage: Stage, title: str) -> bool:
+        """True when the rest may be left out."""
         session, began = self._session, self._session.clock()
         due = began + round(stage.seconds * NS_PER_S)
         signals = self._do(stage, due)
-        self._wait(due, f"restore, stage {title}")
+        early, _ = self._wait(due, f"restore, stage {title}", self._step.unless)
         as_declared = all(signal.ok != stage.refused for signal in signals)
         session.recorder.event(
             RESTORE_STAGE,
@@ -80,6 +86,7 @@ class Staging:
         )
         if not as_declared:
             raise RunStopped(f"restore of {self._step.cluster}, stage {title}: not as declared: {seen}")
+        return early
 
     def _do(self, stage: Stage, due_ns: int) -> tuple[Signal, ...]:
         cluster = self._cluster
@@ -116,7 +123,7 @@ class Staging:
             signals = look()
             if all(signal.ok for signal in signals) or self._session.clock() >= deadline:
                 return signals
-            self._wait(self._session.clock() + NS_PER_S // 10, "restore")
+            self._wait(self._session.clock() + NS_PER_S // 10, "restore", None)
 
     def _ingress(self, manifests: str) -> Signal:
         missing = not_served(manifests, self._cluster.served())
@@ -131,7 +138,7 @@ class Staging:
         self._cluster.hold(False)
         for number in range(1, RAMP_STEPS + 1):
             at = began + (due_ns - began) * number // RAMP_STEPS
-            self._wait(at, f"traffic returns, {number - 1} of {RAMP_STEPS} parts")
+            self._wait(at, f"traffic returns, {number - 1} of {RAMP_STEPS} parts", None)
             self._cluster.set_traffic_share(number / RAMP_STEPS)
         share = self._cluster.traffic_share()
         return (Signal("traffic", share == 1.0, f"the gateway gives it {share:.0%} of what it could take"),)

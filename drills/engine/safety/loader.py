@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import sys
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import drills
@@ -23,6 +23,8 @@ class DrillFile:
     path: Path
     summary: str
     text: str
+    remedies: tuple[str, ...] = ()
+    """Remediations asked for with the name: ``june-2022+shard+stores``."""
 
 
 def find_all(cwd: Path) -> dict[str, DrillFile]:
@@ -38,7 +40,13 @@ def find_all(cwd: Path) -> dict[str, DrillFile]:
 
 
 def find(name: str, cwd: Path) -> DrillFile:
-    """The drill called ``name``, or in the file at that path; ``UsageError`` suggests the nearest names."""
+    """The drill called ``name``, or in the file at that path; ``UsageError`` suggests the nearest names.
+
+    ``NAME+REMEDY+…`` is the drill with these remediations on, where it has any; ``NAME+all`` with all of them.
+    """
+    base, *remedies = name.split("+")
+    if remedies:
+        return replace(find(base, cwd), remedies=tuple(dict.fromkeys(remedies)))
     if name.endswith(".py") or "/" in name:
         path = Path(name)
         if not path.is_file():
@@ -82,7 +90,21 @@ def load(file: DrillFile) -> Drill:
             f"{file.path}: it defines no `drill`",
             hint="a drill file ends with `drill = Drill(...)`; see `blackstart plan --help`",
         )
-    return drill
+    return drill if not file.remedies else _with(file, drill)
+
+
+def _with(file: DrillFile, drill: Drill) -> Drill:
+    """The drill with the remediations that were asked for."""
+    if drill.ablation is None:
+        raise UsageError(
+            f"{file.name} has no remediations to switch on ({'+'.join(file.remedies)})", hint=f"run {file.name}"
+        )
+    names = frozenset(file.remedies)
+    if names == {"all"}:
+        names = drill.ablation.all
+    if wrong := drill.ablation.problem(names):
+        raise UsageError(f"{file.name}: {wrong}", hint=f"for example {file.name}+{drill.ablation.remedies[0][0]}")
+    return drill.ablation.make(names)
 
 
 def _describe(path: Path) -> DrillFile:

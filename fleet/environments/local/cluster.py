@@ -204,7 +204,11 @@ class LocalCluster(Restoration):
     # -- rebuild ----------------------------------------------------------------------------------------------------
 
     def destroy(self) -> None:
-        """Power off, and its nodes' disks are gone."""
+        """Power off, and its nodes' disks are gone; ``FaultError`` while it is locked."""
+        if self.name in self._hands.switches().locked:
+            raise FaultError(
+                f"cluster {self.name} is locked against deletion", hint="take it out of the fleet's switches.locked"
+            )
         self.power_off(REFUSED)
         self._wait_gone()
         with self._lock:

@@ -134,9 +134,16 @@ class ControlPlaneCut(_ClusterFault):
 
 @dataclass(frozen=True)
 class Destroy(_ClusterFault):
-    """The cluster is deleted with all it held; ``Restore`` provisions a new one of the same name, stage by stage."""
+    """The cluster is deleted with all it held; ``Restore`` provisions a new one of the same name, stage by stage.
+
+    ``refused``: declared that a lock refuses it; verified when it does and the cluster serves on.
+    """
+
+    refused: bool = False
 
     def mark(self, cluster: Cluster | None) -> FaultMark:
+        if self.refused:
+            return FaultMark("Destroy", self.cluster, "none", f"{self.cluster} was not destroyed: it is locked")
         return FaultMark("Destroy", self.cluster, "refused", f"{self.cluster} was destroyed")
 
     def unsupported(self, cluster: Cluster) -> str:
@@ -145,10 +152,14 @@ class Destroy(_ClusterFault):
         return f"this environment cannot delete {self.cluster!r} and build it anew"
 
     def inject(self, cluster: Cluster) -> None:
-        _rebuild(cluster).destroy()
+        try:
+            _rebuild(cluster).destroy()
+        except FaultError:
+            if not self.refused:
+                raise
 
     def verify(self, cluster: Cluster) -> tuple[Signal, ...]:
-        return _rebuild(cluster).verify_destroyed()
+        return _rebuild(cluster).verify_destroyed() if not self.refused else self.verify_healed(cluster)
 
     def heal(self, cluster: Cluster) -> None:
         _rebuild(cluster).rebuild()
