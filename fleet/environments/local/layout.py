@@ -62,21 +62,8 @@ def lay_out(
 ) -> Layout:
     """The layout of ``spec`` on ``addresses``; ports are free as it looks, and stay the same over power cycles."""
     outside, ports = addresses.outside, Ports()
-    links = {store.name: spec.link_bytes_s(store.name) for store in spec.stores}
-    stores = tuple(
-        StoreConfig(
-            name=store.name,
-            host=outside,
-            port=ports.take(outside),
-            root=work_dir / "weights",
-            egress_bytes_s=store.egress_bytes_s,
-            cluster=store.cluster,
-            cross_cluster_bytes_s=links[store.name],
-            max_queue=store.max_queue,
-            log_dir=logs,
-            token=token,
-        )
-        for store in spec.stores
+    stores = store_configs(
+        spec, outside, {store.name: ports.take(outside) for store in spec.stores}, work_dir, logs, token
     )
     store_urls = {store.name: f"http://{store.host}:{store.port}" for store in stores}
     agent_ports = {
@@ -99,17 +86,38 @@ def lay_out(
         )
     apis = tuple((name, config.url) for name, config in clusters.items())
     host = gateway_host or outside
-    gateway = _gateway(spec, apis, host, gateway_port or ports.take(host), logs, token)
+    gateway = gateway_config(spec, apis, host, gateway_port or ports.take(host), logs, token)
     gateway_url = f"http://{gateway.host}:{gateway.port}"
     return Layout(
         stores=stores,
         clusters=clusters,
         networks={cluster.name: addresses.network(i) for i, cluster in enumerate(spec.clusters, 1)},
         gateway=gateway,
-        allocator=_allocator(spec, apis, outside, ports.take(outside), gateway_url, logs, token),
+        allocator=allocator_config(spec, apis, outside, ports.take(outside), gateway_url, logs, token),
         work_dir=work_dir,
         logs=logs,
         token=token,
+    )
+
+
+def store_configs(
+    spec: FleetSpec, host: str, ports: Mapping[str, int], work_dir: Path, logs: Path, token: str
+) -> tuple[StoreConfig, ...]:
+    """The weight stores, all on one host; ``ports`` by store."""
+    return tuple(
+        StoreConfig(
+            name=store.name,
+            host=host,
+            port=ports[store.name],
+            root=work_dir / "weights",
+            egress_bytes_s=store.egress_bytes_s,
+            cluster=store.cluster,
+            cross_cluster_bytes_s=spec.link_bytes_s(store.name),
+            max_queue=store.max_queue,
+            log_dir=logs,
+            token=token,
+        )
+        for store in spec.stores
     )
 
 
@@ -163,9 +171,10 @@ def _seeds(spec: FleetSpec) -> dict[str, tuple[str, ...]]:
     return {node: tuple(names) for node, names in found.items()}
 
 
-def _gateway(
+def gateway_config(
     spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, logs: Path, token: str
 ) -> GatewayConfig:
+    """The entry point; ``apis``: (cluster, URL of its control plane)."""
     switches = spec.switches
     return GatewayConfig(
         host=host,
@@ -186,7 +195,7 @@ def _gateway(
     )
 
 
-def _allocator(
+def allocator_config(
     spec: FleetSpec,
     apis: tuple[tuple[str, str], ...],
     host: str,
@@ -195,6 +204,7 @@ def _allocator(
     logs: Path,
     token: str,
 ) -> AllocatorConfig:
+    """The controller; ``apis``: (cluster, URL of its control plane)."""
     switches = spec.switches
     return AllocatorConfig(
         host=host,
