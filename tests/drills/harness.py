@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -56,15 +57,21 @@ class Blackstart:
         out, _ = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, out
 
-    def left_behind(self) -> list[str]:
-        """Processes of this run that are still there."""
+    def processes(self) -> list[psutil.Process]:
+        """Live processes of this run, the harness among them."""
         found = []
         for process in psutil.process_iter():
-            try:
+            with contextlib.suppress(psutil.Error):
                 if process.environ().get(_MARK) == self.mark and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(" ".join(process.cmdline())[:120])
-            except psutil.Error:
-                continue
+                    found.append(process)
+        return found
+
+    def left_behind(self) -> list[str]:
+        """Processes of this run that are still there, once it has ended."""
+        found = []
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error):
+                found.append(" ".join(process.cmdline())[:120])
         return found
 
 
