@@ -156,7 +156,7 @@ def many_fine_tunes(copies: int = 2) -> FleetSpec:
 
 
 def cold_servers(gradual: int = 1) -> FleetSpec:
-    """A model whose replicas are slow for the first 40 answers of their life: cold, one cannot carry the whole traffic.
+    """A model whose replicas are slow for the first 25 answers of their life: cold, one cannot carry the whole traffic.
 
     ``gradual`` 0: the gateway gives a replica that became ready all its traffic at once.
     """
@@ -164,7 +164,7 @@ def cold_servers(gradual: int = 1) -> FleetSpec:
         "cold-servers",
         (
             ModelSpec(
-                "chat", "chat", "base", 1 * MIB, 1, 1, 90, 0.60, homes=("cobalt",), cold_requests=40, cold_factor=12.0
+                "chat", "chat", "base", 1 * MIB, 1, 1, 90, 0.60, homes=("cobalt",), cold_requests=25, cold_factor=20.0
             ),
             ModelSpec("curie", "completion", "legacy", 1 * MIB, 1, 2, 40, 0.40, homes=("amber", "jade")),
         ),
