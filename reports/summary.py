@@ -32,11 +32,11 @@ class _Cell:
     def __call__(self, text: str) -> str:
         flat = one_line(text, self._limit)
         safe = flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        return _START.sub(_entity, _SPECIAL.sub(_entity, safe), count=1)
+        return _SPECIAL.sub(_entity, safe)
 
     def long(self, text: str) -> str:
         """The same for a line of its own, which may be longer."""
-        return _Cell(self._limit * 4)(text)
+        return _START.sub(_entity, _Cell(self._limit * 4)(text), count=1)
 
 
 def _entity(found: re.Match[str]) -> str:
