@@ -21,11 +21,14 @@ from history.op import (
     FAULT_VERIFIED,
     PROBE_API,
     PROBE_DATA,
+    RESTORE_STAGE,
     Op,
 )
 from history.reader import Requests
 from history.records import FaultMark, Signal
 
+UNHURT = "none"
+"""Signature of an operation that was refused: the cluster answers on."""
 WINDOW_OPS = 20
 """Each window of a drill needs at least so many load ops."""
 API_GONE = "api-gone"
@@ -44,7 +47,7 @@ def checks(case: Case) -> tuple[Check, ...]:
     made += [check for check in (_had_served(case), canary.agrees(case)) if check is not None]
     if case.edges.healed is not None:
         made.append(_healed(case))
-    made += _windows(case)
+    made += _stages(case) + _windows(case)
     return tuple(made)
 
 
@@ -159,6 +162,7 @@ def _probed(case: Case) -> Check:
 def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
     start = hit.op.t_intended if hit.verified_op is None else _done(hit.verified_op)
     end = case.edges.stop if hit.heal is None else hit.heal.t_intended
+    end = min([end, *(op.t_intended for op in _after_stage(case, start))])
     before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
     during = _probes(case, hit.op.cluster, start, end)
     planes = (PROBE_API,) if hit.mark.signature == API_GONE else (PROBE_API, PROBE_DATA)
@@ -173,10 +177,28 @@ def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
         good = int(well.outcome.where("ok").sum())
         sound = len(well) >= PROBES and good >= WELL * len(well)
         hidden = len(down) >= PROBES and dark >= DARK * len(down)
+        if hit.mark.signature == UNHURT:
+            hidden = len(down) >= PROBES and dark <= (1 - WELL) * len(down)
         ok = sound and hidden and (ok or not said)
         name = plane.removeprefix("probe.")
         said.append(f"{name} answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during")
     return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
+
+
+def _after_stage(case: Case, start_ns: int) -> list[Op]:
+    """Stages of a restore that let parts of the victim run again before it is back."""
+    stages = case.run.history.of_kind(RESTORE_STAGE)
+    return [op for op in stages if op.detail.get("does") == "set up" and op.t_intended >= start_ns]
+
+
+def _stages(case: Case) -> list[Check]:
+    """None for a restore without stages."""
+    stages = case.run.history.of_kind(RESTORE_STAGE)
+    if not stages:
+        return []
+    odd = [str(op.detail.get("name", "")) for op in stages if op.outcome != "ok"]
+    detail = f"{len(stages)} stages as declared" if not odd else f"not as declared: {', '.join(odd)}"
+    return [_check("restore stages", not odd, detail)]
 
 
 def _in_flight(case: Case) -> Check:

@@ -46,7 +46,7 @@ RATES_RPS: Final[Mapping[str, float]] = MappingProxyType(
 JUNE_RPS: Final = sum(RATES_RPS.values())
 
 FT_CURIE_BYTES: Final = 460 * 1024
-FT_DAVINCI_BYTES: Final = 1600 * 1024
+FT_DAVINCI_BYTES: Final = 1536 * 1024
 EGRESS_BYTES_S: Final = 5.0 * MIB
 LINK_BYTES_S: Final = 3.5 * MIB
 
@@ -71,7 +71,6 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
             detect_interval_s=0.1 if "headroom" in remedies else 0.25,
             detect_failures=2 if "headroom" in remedies else 3,
             decision_delay_s=0.0 if "headroom" in remedies else decision_s,
-            health_interval_s=0.25,
             locked=("cobalt",) if "locks" in remedies else (),
         ),
     )
