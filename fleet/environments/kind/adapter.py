@@ -1,0 +1,384 @@
+"""The adapter of one kind cluster: the cluster API of the reference system on one side, Kubernetes on the other.
+
+A process outside the cluster, forked by ``host``. Gateway and allocator speak with it as with any control plane of
+theirs; it makes Deployments, follows their pods, and keeps the GPUs on the nodes. While Kubernetes does not answer, it
+does not either (503, streams end), so that nobody takes its memory for the cluster. It never chooses a node.
+
+    GET /readyz (200: API ready, nodes ready with their GPUs, agents answer)  /nodes /replicas /events /targets /metrics
+    PUT /replicas/{name} {"model", "node"?}    DELETE /replicas/{name}    POST /replicas/{name}/state {"phase", …}
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Gauge
+
+from fleet.environments.kind import containers, manifests
+from fleet.environments.kind.kubernetes.client import Api
+from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
+from fleet.environments.kind.kubernetes.pods import Pod
+from fleet.environments.kind.kubernetes.view import Replicas, Row
+from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
+from fleet.environments.kind.topology import AGENT_PORT, NAMESPACE, REPLICA_LABEL, ClusterTopology
+from fleet.environments.local.control import PHASES, State, Wish
+from fleet.serving.config import ServerConfig
+from fleet.serving.events import EventLog
+from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
+from fleet.spec import ModelSpec
+from history.errors import FleetError
+from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
+
+DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
+CALM_S: Final = 1.5
+"""Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
+BUSY_S: Final = 0.25
+ASK_S: Final = 0.4
+FIRST_PORT: Final = 20000
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A cluster as its adapter is told of it. ``addresses``: container -> address."""
+
+    topology: ClusterTopology
+    host: str
+    port: int
+    kubeconfig: Path
+    addresses: Mapping[str, str]
+    models: tuple[ModelSpec, ...]
+    image: str
+    logs: Path
+    token: str = field(default="", repr=False)
+
+    @property
+    def url(self) -> str:
+        """Base URL of the API."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def api_address(self) -> str:
+        """Where the API server is."""
+        return self.addresses[self.topology.control_plane]
+
+
+class Adapter:
+    """See the module docstring. Handlers run in the event loop; the watch and the reconciler are threads."""
+
+    def __init__(self, config: AdapterConfig, log: logging.Logger) -> None:
+        self._config = config
+        self._models = {model.name: model for model in config.models}
+        self._log = log
+        self._replicas = Replicas(config.topology.name)
+        self._nodes: tuple[NodeNow, ...] = ()
+        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop
+        self._session: aiohttp.ClientSession
+        self._early: list[tuple[str, State]] = []
+        self._threads: list[threading.Thread] = []
+        self._api_now: Api | None = None
+        self._ports = FIRST_PORT
+        self.events: EventLog | None = None
+        self.registry = CollectorRegistry()
+        self._metrics()
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Starts the threads; ends them at shutdown."""
+        self._loop = asyncio.get_running_loop()
+        limits = aiohttp.ClientTimeout(total=ASK_S)
+        async with aiohttp.ClientSession(timeout=limits) as self._session:
+            watch = PodWatch(self._sight)
+            for work in (partial(watch.run, self, self._stop), self._keep_gpus):
+                thread = threading.Thread(target=work, daemon=True)
+                thread.start()
+                self._threads.append(thread)
+            yield
+            self._stop.set()
+            self.end_streams()
+
+    def end_streams(self) -> None:
+        """Everybody who follows sees the end of the stream, as if the cluster had gone."""
+        if self.events is not None:
+            self.events.close()
+            self.events = None
+
+    def _api(self) -> Api:
+        """Made from the kubeconfig as it is now: a cluster that was made anew has another."""
+        return Api(self._config.kubeconfig, self._config.api_address, self._config.topology.name)
+
+    def _boots(self) -> dict[str, float]:
+        return containers.boots(containers.of_cluster(self._config.topology.kind_name))
+
+    def _sight(self) -> Sight:
+        self._api_now = self._api()
+        return Sight(self._api_now, self._config.topology.node_names, self._boots())
+
+    def _keep_gpus(self) -> None:
+        """Looks at the nodes for ever, and puts on what is missing."""
+        machines, wait_s = self._config.topology.machines, BUSY_S
+        while not self._stop.wait(wait_s):
+            nodes: tuple[NodeNow, ...] = ()
+            with contextlib.suppress(FleetError):
+                nodes = reconcile(self._api_now or self._api(), machines, self._boots())
+            if lacking := [f"{node.name}: {', '.join(node.missing)}" for node in nodes if node.missing]:
+                self._log.warning("put on again: %s", "; ".join(lacking))
+            self._nodes = nodes
+            wait_s = CALM_S if len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes) else BUSY_S
+
+    # -- what the watch tells (from its thread) ---------------------------------------------------------------------
+
+    def listed(self, pods: tuple[Pod, ...], boots: Mapping[str, float], heard_ns: int, gap_ns: int | None) -> None:
+        """See ``watch.Taker``: a new stream of events begins with what there is."""
+        self._loop.call_soon_threadsafe(self._listed, pods, heard_ns)
+
+    def seen(self, pod: Pod, deleted: bool, heard_ns: int) -> None:
+        """See ``watch.Taker``."""
+        self._loop.call_soon_threadsafe(self._seen, pod, deleted, heard_ns)
+
+    def lost(self) -> None:
+        """See ``watch.Taker``."""
+        self._log.warning("Kubernetes does not answer")
+        self._nodes = ()
+        self._loop.call_soon_threadsafe(self.end_streams)
+
+    def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:
+        self._log.info("watching %d pods", len(pods))
+        self.end_streams()
+        self.events = EventLog()
+        for event in self._replicas.listed(pods):
+            self.events.append(**event, t_emitted=heard_ns)
+        early, self._early = self._early, []
+        for name, state in early:
+            self._take(name, state)
+
+    def _seen(self, pod: Pod, deleted: bool, heard_ns: int) -> None:
+        for event in self._replicas.seen(pod, deleted):
+            if self.events is not None:
+                self.events.append(**event, t_emitted=heard_ns)
+
+    # -- the cluster API --------------------------------------------------------------------------------------------
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """Asked of the API server now; the nodes as the reconciler saw them last."""
+        wanted = self._config.topology.machines
+        lacking = [machine.name for machine in wanted if machine.name not in self._able()]
+        if self.events is None or lacking or not await self._api_ready():
+            return web.json_response({"ready": False, "missing": lacking or ["api"]}, status=503)
+        silent = [m.name for m in wanted if not await self._answers(f"{self._agent_url(m.container)}/healthz")]
+        return web.json_response({"ready": not silent, "missing": silent}, status=503 if silent else 200)
+
+    async def nodes(self, _: web.Request) -> web.Response:
+        """All nodes with their GPUs."""
+        able = self._able()
+        rows = [
+            {
+                "name": machine.name,
+                "gpus": machine.gpus if machine.name in able else 0,
+                "free": machine.gpus - self._replicas.held(machine.name) if machine.name in able else 0,
+                "ready": machine.name in able,
+                "agent_url": self._agent_url(machine.container),
+            }
+            for machine in self._config.topology.machines
+        ]
+        return web.json_response({"nodes": rows})
+
+    async def replicas(self, _: web.Request) -> web.Response:
+        """All replicas but those that are ending."""
+        return web.json_response({"replicas": [msgspec.to_builtins(row) for row in self._replicas.rows()]})
+
+    async def put(self, request: web.Request) -> web.Response:
+        """Wants a replica: a Deployment; the same wish again changes nothing."""
+        name = request.match_info["name"]
+        try:
+            wish = msgspec.json.decode(await request.read(), type=Wish)
+        except msgspec.MsgspecError as error:
+            return web.json_response({"error": f"PUT /replicas/{name}: {error}"}, status=400)
+        model = self._models.get(wish.model)
+        if model is None:
+            known = ", ".join(self._models)
+            return web.json_response({"error": f"{wish.model!r} is no model of the fleet ({known})"}, status=404)
+        config = self._server(name, model)
+        hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
+        body = manifests.deployment(self._config.image, config, self._config.topology.node_names, hint)
+        await asyncio.to_thread(self._alive().create, DEPLOYMENTS, body)
+        row = self._replicas.wanted(Row(name, model.name, model.gpus, hint=hint))
+        return web.json_response(msgspec.to_builtins(row))
+
+    async def delete(self, request: web.Request) -> web.Response:
+        """Ends a replica: gone for callers at once; its GPUs are free when its pod has ended."""
+        name, log = request.match_info["name"], self.events
+        known = self._replicas.leave(name)
+        if log is not None and known is not None:
+            log.append(**known)
+        api = self._alive()
+        deleted = await asyncio.to_thread(api.delete, f"{DEPLOYMENTS}/{name}")
+        selector = f"{REPLICA_LABEL}={name}"
+        await asyncio.to_thread(api.delete, PODS, labelSelector=selector)
+        return web.json_response({"deleted": deleted})
+
+    async def state(self, request: web.Request) -> web.Response:
+        """What a model server says of itself: how far its weights are. Whether it is ready, Kubernetes says."""
+        try:
+            state = msgspec.json.decode(await request.read(), type=State)
+        except msgspec.MsgspecError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        if self.events is None:
+            self._early.append((request.match_info["name"], state))
+        else:
+            self._take(request.match_info["name"], state)
+        return web.json_response({})
+
+    def _take(self, name: str, state: State) -> None:
+        kind = REPLICA_WEIGHTS if state.phase == "Loading" and state.weights else ""
+        if state.phase == "Failed":
+            kind = REPLICA_FAILED
+        row = self._replicas.told(name, state.phase, state.reason)
+        if kind and row is not None and self.events is not None:
+            self.events.append(
+                kind,
+                t_emitted=state.t_emitted or None,
+                model=row.model,
+                cluster=self._config.topology.name,
+                node=row.node,
+                replica=name,
+                weights=state.weights,
+                detail={"bytes": state.bytes, "seconds": state.seconds}
+                | ({"reason": state.reason, "final": False} if state.reason else {}),
+            )
+
+    async def follow(self, request: web.Request) -> web.StreamResponse:
+        """``GET /events`` while Kubernetes answers."""
+        if self.events is None:
+            return web.json_response({"error": "Kubernetes does not answer"}, status=503)
+        return await self.events.handler(request)
+
+    async def targets(self, _: web.Request) -> web.Response:
+        """Agents and model servers, for Prometheus (http_sd)."""
+        name = self._config.topology.name
+        found = [(self._agent_url(m.container), m.name, "agent") for m in self._config.topology.machines]
+        found += [(row.url, row.node, "model-server") for row in self._replicas.rows() if row.url]
+        return web.json_response(
+            [
+                {
+                    "targets": [url.removeprefix("http://")],
+                    "labels": {"cluster": name, "node": node, "service": service},
+                }
+                for url, node, service in found
+            ]
+        )
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _alive(self) -> Api:
+        if self._api_now is None or self.events is None:
+            raise FleetError("Kubernetes does not answer", hint="is the cluster up?")
+        return self._api_now
+
+    def _able(self) -> set[str]:
+        return {node.name for node in self._nodes if node.ready and not node.missing}
+
+    def _agent_url(self, container: str) -> str:
+        return f"http://{self._config.addresses[container]}:{AGENT_PORT}"
+
+    async def _api_ready(self) -> bool:
+        return await self._answers(f"https://{self._config.api_address}:6443/readyz")
+
+    async def _answers(self, url: str) -> bool:
+        with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):
+            async with self._session.get(url, ssl=False) as response:
+                return response.status == 200
+        return False
+
+    def _server(self, name: str, model: ModelSpec) -> ServerConfig:
+        self._ports = self._ports + 1 if self._ports < FIRST_PORT + 9999 else FIRST_PORT
+        while self._ports in self._replicas.ports():
+            self._ports += 1
+        return ServerConfig(
+            cluster=self._config.topology.name,
+            node="",
+            replica=name,
+            model=model.name,
+            kind=model.kind,
+            host="",
+            port=self._ports,
+            agent_url="",
+            control_url=self._config.url,
+            gpus=model.gpus,
+            slots=model.slots,
+            queue=model.queue,
+            token_seconds=model.token_ms / 1000,
+            first_token_seconds=model.first_token_ms / 1000,
+            cold_requests=model.cold_requests,
+            cold_factor=model.cold_factor,
+            pool=model.pool,
+            gpu_memory_bytes=model.gpu_memory_bytes,
+        )
+
+    def _metrics(self) -> None:
+        cluster = self._config.topology.name
+        total = Gauge("cluster_gpus_total", "GPUs of a node.", ["cluster", "node"], registry=self.registry)
+        taken = Gauge("cluster_gpus_allocated", "GPUs held by replicas.", ["cluster", "node"], registry=self.registry)
+        count = Gauge("cluster_replicas", "Replicas by phase.", ["cluster", "phase"], registry=self.registry)
+        for machine in self._config.topology.machines:
+            total.labels(cluster, machine.name).set(machine.gpus)
+            taken.labels(cluster, machine.name).set_function(partial(self._replicas.held, machine.name))
+        for phase in PHASES:
+            count.labels(cluster, phase).set_function(partial(self._replicas.count, phase))
+
+
+@web.middleware
+async def while_it_answers(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """What Kubernetes refuses or does not answer is 503 with its words."""
+    try:
+        return await handler(request)
+    except FleetError as error:
+        return web.json_response({"error": error.message}, status=503)
+
+
+def build(config: AdapterConfig, log: logging.Logger) -> web.Application:
+    """The application."""
+    adapter = Adapter(config, log)
+
+    def only_connected(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Any:
+        async def guarded(request: web.Request) -> web.Response:
+            if adapter.events is None:
+                return web.json_response({"error": "Kubernetes does not answer"}, status=503)
+            return await handler(request)
+
+        return guarded
+
+    app = web.Application(middlewares=[token_guard(config.token), while_it_answers])
+    app.router.add_get("/readyz", adapter.readyz)
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/nodes", only_connected(adapter.nodes))
+    app.router.add_get("/replicas", only_connected(adapter.replicas))
+    app.router.add_put("/replicas/{name}", adapter.put)
+    app.router.add_delete("/replicas/{name}", adapter.delete)
+    app.router.add_post("/replicas/{name}/state", adapter.state)
+    app.router.add_get("/targets", adapter.targets)
+    app.router.add_get("/events", adapter.follow)
+    app.router.add_get("/metrics", metrics_handler(adapter.registry))
+    app.cleanup_ctx.append(adapter.lifetime)
+    return app
+
+
+def run(config: AdapterConfig) -> None:
+    """Serves until SIGTERM."""
+    log = process_log(f"adapter-{config.topology.name}", config.logs)
+    serve(build(config, log), config.host, config.port, log=log)

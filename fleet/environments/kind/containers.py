@@ -1,0 +1,178 @@
+"""Node containers and their network, over the docker client: look, kill, start, pause, connect.
+
+Called by ``lifecycle``, ``KindCluster`` and the adapter. Every call is bounded in time. It never touches a container
+whose cluster it was not given.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from fleet.environments.kind.kubernetes.pods import epoch
+from fleet.environments.kind.topology import MARKER_DIR, NETWORK
+from history.errors import FaultError, FleetError
+
+LABEL: Final = "io.x-k8s.kind.cluster"
+CALL_S: Final = 30.0
+SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class Container:
+    """A node container as Docker gives it. ``marker``: the folder on the host that is mounted as the fleet's mark."""
+
+    name: str
+    cluster: str
+    state: str
+    address: str
+    started: float
+    marker: str
+
+
+def docker(*words: str, timeout_s: float = CALL_S) -> str:
+    """What the client printed; ``FleetError`` with its complaint."""
+    try:
+        done = subprocess.run(["docker", *words], capture_output=True, text=True, check=False, timeout=timeout_s)
+    except FileNotFoundError as error:
+        raise FleetError("no docker on the PATH", hint="install Docker, or `make docker-engine` as root") from error
+    except subprocess.TimeoutExpired as error:
+        raise FleetError(
+            f"docker {words[0]} took longer than {timeout_s:g} s", hint="look at the engine: blackstart doctor"
+        ) from error
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise FleetError(
+            f"docker {' '.join(words[:3])}: {said[-1] if said else 'no reason given'}", hint="blackstart doctor"
+        )
+    return done.stdout
+
+
+def of_cluster(kind_name: str) -> tuple[Container, ...]:
+    """The containers of one kind cluster, whoever made it."""
+    names = docker("ps", "--all", "--filter", f"label={LABEL}={kind_name}", "--format", "{{.Names}}").split()
+    return inspect(names)
+
+
+def inspect(names: Iterable[str]) -> tuple[Container, ...]:
+    """The containers of these names."""
+    words = list(names)
+    if not words:
+        return ()
+    return tuple(map(_container, json.loads(docker("inspect", "--type", "container", *words))))
+
+
+def boots(containers: Iterable[Container]) -> dict[str, float]:
+    """Container -> when its present life began, epoch seconds."""
+    return {container.name: container.started for container in containers}
+
+
+def kill(names: Iterable[str]) -> None:
+    """SIGKILL to all, at once: the client asks for all of them in parallel. Those that are dead already stay so."""
+    running = [one.name for one in inspect(names) if one.state in ("running", "paused")]
+    if running:
+        _fault("kill", *running)
+
+
+def start(names: Iterable[str], addresses: dict[str, str]) -> None:
+    """Starts what is not running, each at its own address again."""
+    down = [one for one in inspect(names) if one.state not in ("running", "paused")]
+    at_once(lambda one: keep_address(one.name, addresses.get(one.name, "")), down)
+    if down:
+        _fault("start", *(one.name for one in down))
+
+
+def keep_address(name: str, address: str) -> None:
+    """A stopped container will have this address: containers that start together would swap theirs."""
+    if address:
+        docker("network", "disconnect", "--force", NETWORK, name)
+        docker("network", "connect", "--ip", address, NETWORK, name)
+
+
+def pause(names: Iterable[str]) -> None:
+    """Freezes what runs."""
+    if running := [one.name for one in inspect(names) if one.state == "running"]:
+        _fault("pause", *running)
+
+
+def unpause(names: Iterable[str]) -> None:
+    """Lets run on what is frozen."""
+    if frozen := [one.name for one in inspect(names) if one.state == "paused"]:
+        _fault("unpause", *frozen)
+
+
+def execute(name: str, script: str, timeout_s: float = 10.0) -> str:
+    """Runs a shell script in a node; what it printed."""
+    return docker("exec", name, "sh", "-ec", script, timeout_s=timeout_s)
+
+
+def at_once(work: Callable[[_T], object], items: Iterable[_T]) -> None:
+    """``work`` on each in parallel; raises what one of them raised, when all have ended."""
+    wanted = list(items)
+    if wanted:
+        with ThreadPoolExecutor(max_workers=len(wanted)) as pool:
+            futures = [pool.submit(work, item) for item in wanted]
+        for future in futures:
+            future.result()
+
+
+def make_network() -> tuple[str, str]:
+    """The fleet's network, made when it is not there: (subnet, the host's address in it)."""
+    if (found := network()) is not None:
+        return found
+    complaints = []
+    for subnet in SUBNETS:
+        masquerade = "com.docker.network.bridge.enable_ip_masquerade=true"
+        try:
+            docker("network", "create", "--subnet", subnet, "--label", "blackstart=fleet", "-o", masquerade, NETWORK)
+            break
+        except FleetError as error:
+            complaints.append(error.message)
+    made = network()
+    if made is None:
+        raise FleetError(
+            f"the fleet's network cannot be made: {complaints[-1]}", hint="free one of " + ", ".join(SUBNETS)
+        )
+    return made
+
+
+def network() -> tuple[str, str] | None:
+    """(subnet, the host's address in it) of the fleet's network; None when there is none."""
+    try:
+        told: Any = json.loads(docker("network", "inspect", NETWORK))[0]["IPAM"]["Config"][0]
+    except FleetError:
+        return None
+    return told["Subnet"], told.get("Gateway") or told["Subnet"].rsplit(".", 1)[0] + ".1"
+
+
+def remove_network() -> None:
+    """Takes the network away; one that is not there is fine."""
+    if network() is not None:
+        docker("network", "rm", NETWORK)
+
+
+def _fault(*words: str) -> None:
+    try:
+        docker(*words)
+    except FleetError as error:
+        raise FaultError(error.message, hint=error.hint) from error
+
+
+def _container(told: dict[str, Any]) -> Container:
+    networks = told["NetworkSettings"]["Networks"]
+    config = networks.get(NETWORK) or {}
+    fixed = (config.get("IPAMConfig") or {}).get("IPv4Address", "")
+    marks = [mount["Source"] for mount in told.get("Mounts", ()) if mount["Destination"] == MARKER_DIR]
+    return Container(
+        name=told["Name"].removeprefix("/"),
+        cluster=told["Config"]["Labels"].get(LABEL, ""),
+        state=told["State"]["Status"],
+        address=config.get("IPAddress") or fixed,
+        started=epoch(told["State"]["StartedAt"]) if not told["State"]["StartedAt"].startswith("0001") else 0.0,
+        marker=marks[0] if marks else "",
+    )

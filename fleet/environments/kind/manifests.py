@@ -1,0 +1,202 @@
+"""What kind and Kubernetes are told: kind's configuration, GPUs on nodes, the node agents, a model's Deployment.
+
+Pure: values in, JSON-able dicts out. Sent by ``lifecycle`` and the adapter. Pods use their node's network, so that a
+node's address is all that anybody outside needs to reach them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from fleet.environments.kind.topology import (
+    AGENT_PORT,
+    DOMAIN,
+    MARKER_DIR,
+    MODEL_LABEL,
+    NAMESPACE,
+    NODE_LABEL,
+    REPLICA_LABEL,
+    ClusterTopology,
+    Machine,
+)
+from fleet.serving.config import AgentConfig, ServerConfig
+
+GPU: Final = "nvidia.com/gpu"
+GPU_MIB: Final = 81920
+SIMULATED: Final = f"{DOMAIN}/simulated-gpus"
+PORT_ANNOTATION: Final = f"{DOMAIN}/port"
+HINT_ANNOTATION: Final = f"{DOMAIN}/hint"
+CACHE: Final = "/run/blackstart-cache"
+"""In the node's memory file system: a node that loses power loses its cache."""
+SECRET: Final = "token"
+CONFIG_VARIABLE: Final = "BLACKSTART_POD"
+NODE_VARIABLE: Final = "BLACKSTART_NODE"
+HOST_VARIABLE: Final = "BLACKSTART_HOST"
+TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
+GRACE_S: Final = 2
+"""A model server drains for at most 1 s."""
+
+
+def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str, Any]:
+    """The configuration for ``kind create cluster``; ``marker``: the folder that says whose it is."""
+    names = {machine.container: machine.name for machine in cluster.machines}
+
+    def node(container: str, role: str) -> dict[str, Any]:
+        mounts = [{"hostPath": str(marker), "containerPath": MARKER_DIR, "readOnly": True}]
+        found: dict[str, Any] = {"role": role, "extraMounts": mounts}
+        found |= {"image": image} if image else {}
+        return found | ({"labels": {NODE_LABEL: names[container]}} if container in names else {})
+
+    first, *rest = cluster.containers
+    return {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "name": cluster.kind_name,
+        "networking": {"podSubnet": cluster.pod_subnet, "serviceSubnet": cluster.service_subnet},
+        "nodes": [node(first, "control-plane"), *(node(container, "worker") for container in rest)],
+    }
+
+
+def gpu_labels(machine: Machine) -> dict[str, str]:
+    """The labels of GPU feature discovery, and ours that says that there is no such GPU."""
+    return {
+        f"{GPU}.present": "true",
+        f"{GPU}.product": "NVIDIA-A100-SXM4-80GB",
+        f"{GPU}.count": str(machine.gpus),
+        f"{GPU}.memory": str(GPU_MIB),
+        f"{GPU}.family": "ampere",
+        SIMULATED: "true",
+        NODE_LABEL: machine.name,
+    }
+
+
+def gpu_taint() -> dict[str, str]:
+    """Keeps everything off the GPUs that does not ask for them."""
+    return {"key": GPU, "value": "present", "effect": "NoSchedule"}
+
+
+def gpu_status(machine: Machine) -> dict[str, Any]:
+    """The merge patch of a node's status."""
+    count = {GPU: str(machine.gpus)}
+    return {"status": {"capacity": count, "allocatable": count}}
+
+
+def missing_on(node: Mapping[str, Any], machine: Machine) -> tuple[str, ...]:
+    """What of labels, taint and GPUs a node (as the API gives it) lacks; empty when all is on."""
+    labels, taints = node["metadata"].get("labels", {}), node["spec"].get("taints", [])
+    found = [] if gpu_labels(machine).items() <= labels.items() else ["labels"]
+    found += [] if any(taint.get("key") == GPU for taint in taints) else ["taint"]
+    status = node.get("status", {})
+    right = all(status.get(part, {}).get(GPU) == str(machine.gpus) for part in ("capacity", "allocatable"))
+    return (*found, *(() if right else ("gpus",)))
+
+
+def node_patch(node: Mapping[str, Any], machine: Machine) -> dict[str, Any]:
+    """The merge patch of a node's labels and taints; taints of others stay."""
+    others = [taint for taint in node["spec"].get("taints", []) if taint.get("key") != GPU]
+    return {"metadata": {"labels": gpu_labels(machine)}, "spec": {"taints": [*others, gpu_taint()]}}
+
+
+def namespace() -> dict[str, Any]:
+    """Everything of ours stands in it."""
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+
+
+def secret(token: str) -> dict[str, Any]:
+    """The fleet's token, for requests that change something."""
+    metadata = {"name": SECRET, "namespace": NAMESPACE}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": {"token": token}}
+
+
+def agents(image: str, configs: Mapping[str, AgentConfig]) -> dict[str, Any]:
+    """The DaemonSet of node agents; ``configs`` by container."""
+    told = {container: _plain(config) for container, config in configs.items()}
+    pod = _pod("agent", image, "agent", told, AGENT_PORT, {})
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "agent", "namespace": NAMESPACE},
+        "spec": {
+            "selector": {"matchLabels": {"app": "agent"}},
+            "template": {"metadata": {"labels": {"app": "agent"}}, "spec": pod},
+        },
+    }
+
+
+def deployment(image: str, config: ServerConfig, node_names: Mapping[str, str], hint: str = "") -> dict[str, Any]:
+    """A replica of a model: a Deployment of one pod. ``hint``: the node that the allocator had in mind; the scheduler
+    prefers it and is not bound by it."""
+    labels = {"app": "model-server", REPLICA_LABEL: config.replica, MODEL_LABEL: config.model}
+    pod = _pod(
+        "server",
+        image,
+        "server",
+        {"config": _plain(config), "nodes": dict(node_names)},
+        config.port,
+        {GPU: str(config.gpus)},
+    )
+    if hint:
+        wish = {"matchExpressions": [{"key": NODE_LABEL, "operator": "In", "values": [hint]}]}
+        preferred = {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": wish}]}
+        pod["affinity"] = {"nodeAffinity": preferred}
+    noted = {PORT_ANNOTATION: str(config.port), HINT_ANNOTATION: hint}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": config.replica, "namespace": NAMESPACE, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "strategy": {"type": "Recreate"},
+            "selector": {"matchLabels": {REPLICA_LABEL: config.replica}},
+            "template": {"metadata": {"labels": labels, "annotations": noted}, "spec": pod},
+        },
+    }
+
+
+def _plain(config: AgentConfig | ServerConfig) -> dict[str, Any]:
+    """A config as JSON, without the token."""
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    return {key: value for key, value in plain.items() if key != "token"}
+
+
+def _pod(
+    name: str, image: str, role: str, told: Mapping[str, Any], port: int, limits: Mapping[str, str]
+) -> dict[str, Any]:
+    token = {"secretKeyRef": {"name": SECRET, "key": "token"}}
+    container: dict[str, Any] = {
+        "name": name,
+        "image": image,
+        "imagePullPolicy": "Never",
+        "args": ["-m", "fleet.environments.kind.pod", role],
+        "env": [
+            {"name": CONFIG_VARIABLE, "value": msgspec.json.encode(told).decode()},
+            {"name": NODE_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
+            {"name": HOST_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+            {"name": TOKEN_VARIABLE, "valueFrom": token},
+            {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
+        ],
+        "ports": [{"containerPort": port, "hostPort": port}],
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz", "port": port},
+            "periodSeconds": 1,
+            "timeoutSeconds": 1,
+            "failureThreshold": 2,
+        },
+        "volumeMounts": [{"name": "cache", "mountPath": CACHE}],
+    }
+    if limits:
+        container["resources"] = {"limits": dict(limits)}
+    return {
+        "hostNetwork": True,
+        "enableServiceLinks": False,
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "tolerations": [{"key": GPU, "operator": "Exists"}],
+        "nodeSelector": {f"{GPU}.present": "true"},
+        "containers": [container],
+        "volumes": [{"name": "cache", "hostPath": {"path": CACHE, "type": "DirectoryOrCreate"}}],
+    }

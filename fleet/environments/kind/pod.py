@@ -1,0 +1,63 @@
+"""What runs in a pod: a node agent or a model server, told by its environment (``manifests``) and its node.
+
+    python3 -m fleet.environments.kind.pod agent | server
+
+It fills in what only the scheduler could know: the node and its address.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from fleet.environments.kind.manifests import CONFIG_VARIABLE, HOST_VARIABLE, NODE_VARIABLE, TOKEN_VARIABLE
+from fleet.environments.kind.topology import AGENT_PORT
+from fleet.serving.config import AgentConfig, ServerConfig
+
+
+def agent_config(env: Mapping[str, str]) -> AgentConfig:
+    """The agent's configuration on the node where this pod is."""
+    told = msgspec.json.decode(env[CONFIG_VARIABLE])[env[NODE_VARIABLE]]
+    config = msgspec.convert(told, AgentConfig, dec_hook=_path)
+    return replace(config, token=env.get(TOKEN_VARIABLE, ""))
+
+
+def server_config(env: Mapping[str, str]) -> ServerConfig:
+    """The model server's configuration on the node where this pod is."""
+    told = msgspec.json.decode(env[CONFIG_VARIABLE])
+    host = env[HOST_VARIABLE]
+    return replace(
+        msgspec.convert(told["config"], ServerConfig, dec_hook=_path),
+        node=told["nodes"].get(env[NODE_VARIABLE], env[NODE_VARIABLE]),
+        host=host,
+        agent_url=f"http://{host}:{AGENT_PORT}",
+        token=env.get(TOKEN_VARIABLE, ""),
+    )
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path:
+        return Path(value)
+    raise NotImplementedError(kind)
+
+
+def main(role: str) -> None:
+    """Serves until SIGTERM."""
+    if role == "agent":
+        from fleet.serving import agent
+
+        agent.run(agent_config(os.environ))
+    else:
+        from fleet.serving import server
+
+        server.run(server_config(os.environ))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,102 @@
+"""What a kind fleet is made of: kind itself, a node image, the serving image; found, or built where nothing is pulled.
+
+Where the offline builder has been used (``make kind-images``), its results, made again when sources changed; else kind
+on the PATH, the published node image that it was made for, and ``blackstart/serving:local`` from the Dockerfile.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from fleet.environments.kind.containers import docker
+from fleet.environments.kind.offline import docker as engine
+from fleet.environments.kind.offline import images
+from fleet.environments.kind.offline.paths import Image, Paths
+from fleet.protocols import Say
+from history.errors import FleetError
+
+LOCAL_IMAGE: Final = "blackstart/serving:local"
+DOCKERFILE: Final = "docker build -f fleet/environments/kind/Dockerfile -t blackstart/serving:local ."
+OLDEST_KIND: Final = (0, 24)
+
+
+@dataclass(frozen=True)
+class Supplies:
+    """``node_image`` "": the one that kind was published with. ``offline``: the serving image of the offline builder,
+    which only nodes of its own node image take in parts."""
+
+    kind: str
+    node_image: str
+    serving_image: str
+    offline: Image | None
+
+
+def find(say: Say) -> Supplies:
+    """``FleetError`` with the command that supplies what is missing."""
+    engine.check_engine()
+    paths = Paths.of_this_machine()
+    if paths.images:
+        built = images.ensure(lambda line: say(line.strip()) if "to do" in line else None)
+        supplies = Supplies(str(paths.kind), built["node"].name, built["serving"].name, built["serving"])
+    else:
+        kind = shutil.which("kind")
+        if kind is None:
+            hint = "install kind (https://kind.sigs.k8s.io), or build everything from packages: make kind-images"
+            raise FleetError("kind is not on the PATH, and nothing was built by make kind-images", hint=hint)
+        if not docker("images", "--quiet", LOCAL_IMAGE).strip():
+            raise FleetError(f"the Docker engine has no image {LOCAL_IMAGE}", hint=DOCKERFILE)
+        supplies = Supplies(kind, "", LOCAL_IMAGE, None)
+    check_kind(supplies.kind)
+    return supplies
+
+
+def check_kind(kind: str) -> str:
+    """kind's version; ``FleetError`` when it does not run or is too old."""
+    version = kind_version(kind)
+    parts = version.removeprefix("v").split(".")
+    wanted = ".".join(map(str, OLDEST_KIND))
+    try:
+        number = (int(parts[0]), int(parts[1]))
+    except (ValueError, IndexError):
+        raise FleetError(
+            f"{kind} says no version: {version!r}", hint="install kind anew, or make kind-images"
+        ) from None
+    if number < OLDEST_KIND:
+        raise FleetError(
+            f"{kind} is version {version}; at least {wanted} is needed", hint="update kind, or make kind-images"
+        )
+    return version
+
+
+def kind_version(kind: str) -> str:
+    """What it says of itself, "" when it does not run."""
+    try:
+        done = subprocess.run([kind, "version", "--quiet"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip()
+
+
+def hand_over(supplies: Supplies, containers: tuple[str, ...], kind_name: str) -> None:
+    """The serving image into every node of a cluster that has not got it."""
+    from fleet.environments.kind.containers import at_once
+
+    if supplies.offline is not None:
+        image = supplies.offline
+        at_once(lambda name: engine.hand_to(name, image), containers)
+        return
+    command = [supplies.kind, "load", "docker-image", supplies.serving_image, "--name", kind_name]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise FleetError(f"kind could not load the serving image: {done.stderr.strip()}", hint=DOCKERFILE)
+
+
+def kubectl() -> Path | None:
+    """kubectl, where there is one; nothing here needs it."""
+    built = Paths.of_this_machine().kubectl
+    found = shutil.which("kubectl")
+    return built if built.exists() else Path(found) if found else None

@@ -1,0 +1,129 @@
+"""What kind and Kubernetes are told, from the fleet's description; no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from fleet import fleets
+from fleet.environments.kind import manifests
+from fleet.environments.kind.pod import agent_config, server_config
+from fleet.environments.kind.topology import Machine, smaller, topology
+from fleet.serving.config import AgentConfig, ServerConfig
+from fleet.spec import ClusterSpec, FleetSpec, NodeSpec
+from history.errors import UsageError
+
+
+def server() -> ServerConfig:
+    return ServerConfig("amber", "", "chat-1", "chat", "chat", "", 20001, "", "http://10.0.0.1:80", gpus=4)
+
+
+def test_a_cluster_has_a_control_plane_and_its_nodes_and_subnets_of_its_own() -> None:
+    found = topology(fleets.three_clusters())
+    assert [c.kind_name for c in found] == ["blackstart-amber", "blackstart-cobalt", "blackstart-jade"]
+    amber = found[0]
+    assert amber.containers == ("blackstart-amber-control-plane", "blackstart-amber-worker", "blackstart-amber-worker2")
+    assert amber.node_names == {"blackstart-amber-worker": "amber-n1", "blackstart-amber-worker2": "amber-n2"}
+    assert not amber.combined
+    subnets = [subnet for c in found for subnet in (c.pod_subnet, c.service_subnet)]
+    assert len(set(subnets)) == 6
+
+
+def test_a_smaller_fleet_has_one_node_a_cluster_with_all_its_gpus() -> None:
+    spec = smaller(fleets.three_clusters())
+    assert [(c.nodes[0].name, c.gpus) for c in spec.clusters] == [("amber-n1", 16), ("cobalt-n1", 16), ("jade-n1", 16)]
+    (cobalt,) = topology(spec)[1:2]
+    assert cobalt.combined
+    assert cobalt.containers == (cobalt.control_plane,)
+    assert cobalt.machines[0].container == cobalt.control_plane
+
+
+def test_more_clusters_than_subnets_are_refused() -> None:
+    many = tuple(ClusterSpec(f"c{i}", (NodeSpec(f"c{i}-n", 1),)) for i in range(51))
+    with pytest.raises(UsageError, match="51 clusters"):
+        topology(FleetSpec("many", many, (), ()))
+
+
+def test_kind_is_told_subnets_image_marker_and_labels() -> None:
+    amber = topology(fleets.three_clusters())[0]
+    config = manifests.kind_config(amber, "node:v1", Path("/marks/m"))
+    assert msgspec.json.decode(msgspec.json.encode(config)) == config
+    assert config["networking"] == {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
+    assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]
+    assert "labels" not in config["nodes"][0]
+    assert config["nodes"][2]["labels"] == {"blackstart.dev/node": "amber-n2"}
+    assert all(node["image"] == "node:v1" for node in config["nodes"])
+    assert all(node["extraMounts"][0]["hostPath"] == "/marks/m" for node in config["nodes"])
+    assert "image" not in manifests.kind_config(amber, "", Path("/m"))["nodes"][0], "kind's own choice"
+
+
+MACHINE = Machine("amber-n1", "blackstart-amber-worker", 8, 1)
+
+
+def node(**status: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": {"kubernetes.io/os": "linux"}},
+        "spec": {"taints": [{"key": "other"}]},
+        "status": status,
+    }
+
+
+def test_a_bare_node_lacks_everything_and_the_patches_put_it_on() -> None:
+    bare = node(capacity={"cpu": "2"}, allocatable={"cpu": "2"})
+    assert manifests.missing_on(bare, MACHINE) == ("labels", "taint", "gpus")
+    patch = manifests.node_patch(bare, MACHINE)
+    assert {"key": "other"} in patch["spec"]["taints"], "taints of others stay"
+    assert patch["metadata"]["labels"]["nvidia.com/gpu.product"] == "NVIDIA-A100-SXM4-80GB"
+    assert patch["metadata"]["labels"]["blackstart.dev/simulated-gpus"] == "true"
+    full = node(**manifests.gpu_status(MACHINE)["status"])
+    full["metadata"]["labels"] |= patch["metadata"]["labels"]
+    full["spec"]["taints"] = patch["spec"]["taints"]
+    assert manifests.missing_on(full, MACHINE) == ()
+
+
+def test_gpus_that_are_only_in_capacity_are_missing() -> None:
+    zeroed = node(capacity={"nvidia.com/gpu": "8"}, allocatable={"nvidia.com/gpu": "0"})
+    assert "gpus" in manifests.missing_on(zeroed, MACHINE)
+
+
+def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() -> None:
+    body = manifests.deployment("img", server(), {"c": "amber-n1"}, hint="amber-n1")
+    pod = body["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+    assert container["imagePullPolicy"] == "Never"
+    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 20001}
+    assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
+    assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
+    affinity = pod["affinity"]["nodeAffinity"]
+    assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], "a wish, never a demand"
+    assert "affinity" not in manifests.deployment("img", server(), {})["spec"]["template"]["spec"]
+
+
+def env_of(pod: dict[str, Any]) -> dict[str, str]:
+    return {one["name"]: one["value"] for one in pod["containers"][0]["env"] if "value" in one}
+
+
+def test_a_pod_reads_back_what_it_was_told_and_adds_where_it_is() -> None:
+    body = manifests.deployment("img", server(), {"blackstart-amber-worker": "amber-n1"})
+    env = env_of(body["spec"]["template"]["spec"])
+    env |= {"BLACKSTART_NODE": "blackstart-amber-worker", "BLACKSTART_HOST": "172.29.0.4", "BLACKSTART_TOKEN": "t"}
+    config = server_config(env)
+    assert (config.node, config.host, config.agent_url) == ("amber-n1", "172.29.0.4", "http://172.29.0.4:7070")
+    assert (config.replica, config.gpus, config.port, config.token) == ("chat-1", 4, 20001, "t")
+
+
+def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token() -> None:
+    configs = {
+        name: AgentConfig("amber", f"{name}-n", "10.0.0.9", 7070, Path("/c"), 5, ("http://s",), token="tell-nobody")
+        for name in ("one", "two")
+    }
+    body = manifests.agents("img", configs)
+    assert "tell-nobody" not in str(body)
+    pod = body["spec"]["template"]["spec"]
+    assert "resources" not in pod["containers"][0], "agents take no GPU"
+    config = agent_config(env_of(pod) | {"BLACKSTART_NODE": "two", "BLACKSTART_TOKEN": "x"})
+    assert (config.node, config.cache_dir, config.token) == ("two-n", Path("/c"), "x")
