@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from history.clock import Anchor
 from history.op import (
@@ -160,11 +161,15 @@ class Script:
         count = round((self.baseline_s + self.end_s) * self.rate_rps)
         offsets = (np.arange(count) * (S / self.rate_rps)).astype(np.int64)
         schedule = Schedule(offsets, (np.arange(count) % len(MODELS)).astype(np.int16))
-        ops = [self._load_op(i, self.at(-self.baseline_s) + int(offsets[i])) for i in range(count)]
+        made = replace(header(self.objectives, self.rate_rps), **self.header_changes)
+        return Run(made, schedule, columns(self.ops(offsets)))
+
+    def ops(self, offsets: NDArray[np.int64]) -> list[Op]:
+        """Every op of the run, load first."""
+        ops = [self._load_op(i, self.at(-self.baseline_s) + int(offset)) for i, offset in enumerate(offsets)]
         ops = [op for op in ops if not any(gone(op) for gone in self.gone)]
         events = [op for op in (*self._runner(), *self._probes()) if op.kind not in self.without]
-        made = replace(header(self.objectives, self.rate_rps), **self.header_changes)
-        return Run(made, schedule, columns([*ops, *events, *self.extra]))
+        return [*ops, *events, *self.extra]
 
     def _load_op(self, seq: int, t: int) -> Op:
         model = MODELS[seq % len(MODELS)]

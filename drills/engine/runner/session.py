@@ -174,18 +174,11 @@ class Session:
             self.view.done(f"Healed {name}", ok=all(signal.ok for signal in signals))
 
     def _record_prometheus(self) -> None:
-        self._record_clock_step()
+        record_clock_step(self._anchor, Anchor.take(), self.recorder)
         if self.fleet.prometheus_url is not None and self.load_start_ns:
             prometheus.record(
                 self.fleet.prometheus_url, self.load_start_ns, self.clock(), self._anchor, self.recorder.emit
             )
-
-    def _record_clock_step(self) -> None:
-        """Nothing is measured by the wall clock; only what Prometheus stamped is misplaced when somebody steps it."""
-        step_s = self._anchor.step_s(Anchor.take())
-        if abs(step_s) > CLOCK_STEP_S:
-            text = f"the wall clock was stepped by {step_s:+.2f} s during the run; no measure uses it"
-            self.recorder.event(CLOCK_STEPPED, text=text, step_s=step_s)
 
     def _stop_fleet(self) -> None:
         self.fleet.stop()
@@ -217,3 +210,11 @@ class Session:
 
     def _since(self, began_ns: int) -> float:
         return (self.clock() - began_ns) / NS_PER_S
+
+
+def record_clock_step(started: Anchor, now: Anchor, recorder: Recorder) -> None:
+    """Nothing is measured by the wall clock; only what Prometheus stamped is misplaced when somebody steps it."""
+    step_s = started.step_s(now)
+    if abs(step_s) > CLOCK_STEP_S:
+        text = f"the wall clock was stepped by {step_s:+.2f} s during the run; no measure uses it"
+        recorder.event(CLOCK_STEPPED, text=text, step_s=step_s)
