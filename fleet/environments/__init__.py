@@ -1,6 +1,7 @@
 """environments: where a fleet runs, behind ``fleet.protocols``.
 
 local/       every cluster a group of real processes on this machine (the embedded default)
+kind/        every cluster a real Kubernetes, made by kind out of containers
 
 ``open_fleet`` is the one door: it makes a fleet by the environment's name and starts nothing. ``lock_targets``,
 ``facts_to_heal`` and ``restore_leftovers`` are what safety asks of an environment.
@@ -15,7 +16,7 @@ from fleet.protocols import Fleet, Leftovers
 from fleet.spec import FleetSpec
 from history.errors import UsageError
 
-ENVIRONMENTS = ("local",)
+ENVIRONMENTS = ("local", "kind")
 
 
 def open_fleet(
@@ -29,6 +30,10 @@ def open_fleet(
         from fleet.environments.local.fleet import LocalFleet
 
         return LocalFleet(spec, work_dir=work_dir, logs=logs, gateway_port=gateway_port)
+    if environment == "kind":
+        from fleet.environments.kind.fleet import KindFleet
+
+        return KindFleet(spec, gateway_port=gateway_port)
     raise UsageError(f"unknown environment {environment!r}", hint=f"environments are: {', '.join(ENVIRONMENTS)}")
 
 
@@ -53,4 +58,8 @@ def restore_leftovers(environment: str, facts: dict[str, Any]) -> tuple[str, ...
         from fleet.environments.local import leftovers
 
         return leftovers.restore(facts)
+    if environment == "kind":
+        from fleet.environments.kind.leftovers import restore
+
+        return restore(facts)
     raise UsageError(f"unknown environment {environment!r}", hint=f"environments are: {', '.join(ENVIRONMENTS)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from urllib.parse import urlsplit
 from fleet.serving.serve import token_headers
 
 ASK_TIMEOUT_S = 0.5
+
+_UNVERIFIED = ssl._create_unverified_context()
 
 How = Literal["answered", "refused", "unreachable", "connect-timeout", "no-answer", "reset"]
 _T = TypeVar("_T")
@@ -48,12 +51,18 @@ def ask(
     """One request on a new connection; ``timeout_s`` bounds the connect and again each read. ``token``: the run's own,
     for requests that change something."""
     parts = urlsplit(url)
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":  # an API server by its address: whether it answers, not who it is
+        connection = http.client.HTTPSConnection(
+            parts.hostname or "", parts.port, timeout=timeout_s, context=_UNVERIFIED
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout_s)
     try:
         try:
             connection.connect()
-        except TimeoutError:
-            return Answer(url, "connect-timeout")
+        except TimeoutError as error:
+            return Answer(url, "no-answer" if "handshake" in str(error) else "connect-timeout")
         except ConnectionRefusedError:
             return Answer(url, "refused")
         except OSError:

@@ -1,0 +1,152 @@
+"""``KindFleet``: a fleet of real Kubernetes clusters as the harness sees it.
+
+Implements ``fleet.protocols.Fleet``. It uses the fleet that ``blackstart fleet up`` made when that is the described one,
+and leaves it as it found it; else it makes one and takes it away at the end. It never places a replica.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+from fleet import prometheus
+from fleet.environments.kind import hosting, leftovers, lifecycle
+from fleet.environments.kind.cluster import KindCluster
+from fleet.environments.kind.layout import PROMETHEUS, lay_out
+from fleet.environments.kind.state import FleetState, Folder
+from fleet.environments.kind.supplies import Supplies, find
+from fleet.environments.kind.topology import smaller, topology
+from fleet.environments.local.addresses import PLAIN
+from fleet.environments.local.layout import Layout
+from fleet.environments.local.stores import StoreFaults
+from fleet.environments.local.watch import Follower
+from fleet.protocols import Emit, Say
+from fleet.spec import FleetSpec
+from history.errors import FleetError
+from history.op import CONTROLLER
+from history.records import FleetFacts, Target
+
+
+class KindFleet(StoreFaults):
+    """See the module docstring. ``gateway_port`` 0: a free one."""
+
+    environment: Final = "kind"
+
+    def __init__(self, spec: FleetSpec, *, folder: Folder | None = None, gateway_port: int = 0) -> None:
+        self._folder = folder or Folder()
+        self._gateway_port = gateway_port
+        found = self._folder.read()
+        self._state = found if found is not None and found.complete and found.spec in (spec, smaller(spec)) else None
+        self._spec = spec if self._state is None else self._state.spec
+        self._found_up = self._state is not None
+        self._started = False
+        self._clusters = tuple(KindCluster(one, self) for one in topology(self._spec))
+        self._prometheus_url: str | None = None
+        self._prometheus_absent = "the fleet has not been started"
+
+    # -- the Protocol -----------------------------------------------------------------------------------------------
+
+    @property
+    def clusters(self) -> tuple[KindCluster, ...]:
+        """The clusters in the order of the description."""
+        return self._clusters
+
+    @property
+    def controller(self) -> KindController:
+        """The reference allocator."""
+        return KindController(self)
+
+    @property
+    def prometheus_url(self) -> str | None:
+        """Where Prometheus listens; None when there is none."""
+        return self._prometheus_url
+
+    @property
+    def prometheus_absent(self) -> str:
+        """Why there is no Prometheus; "" when there is."""
+        return self._prometheus_absent
+
+    def start(self, say: Say) -> None:
+        """Makes the fleet, or makes sure that the one that is up is whole."""
+        self._state = lifecycle.up(self._spec, self._folder, say, self._gateway_port)
+        self._started = True
+        if prometheus.find_binary() is None:
+            self._prometheus_absent = prometheus.ABSENT
+            return
+        url = f"http://{PLAIN}:{self.state.ports[PROMETHEUS]}"
+        if prometheus.wait_ready(url):
+            self._prometheus_url, self._prometheus_absent = url, ""
+        else:
+            self._prometheus_absent = f"it did not become ready at {url}; read {self._folder.logs / 'prometheus.out'}"
+
+    def facts(self) -> FleetFacts:
+        """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
+        gateway = self.layout.gateway
+        return FleetFacts(
+            name=self._spec.name,
+            clusters=tuple(cluster.describe() for cluster in self._clusters),
+            models=self._spec.model_facts(),
+            placements=tuple(p for cluster in self._clusters for p in cluster.placements()),
+            gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
+            f"retries {gateway.retries}",
+            switches=self._spec.switches.to_facts(),
+        )
+
+    def target(self) -> Target:
+        """The gateway."""
+        port = self.state.ports["gateway"] if self.is_up else self._gateway_port
+        return Target(f"http://{PLAIN}:{port}")
+
+    def died(self) -> tuple[str, ...]:
+        """Services outside the clusters that ended by themselves."""
+        return hosting.died(self.state, self._folder) if self._started else ()
+
+    def stop(self) -> None:
+        """Takes away what this run made; what was up before stays up."""
+        if self._started and not self._found_up:
+            lifecycle.down(self._folder, lambda _: None)
+            self._state = None
+        self._started = False
+
+    def leftovers(self) -> dict[str, Any]:
+        """The facts by which ``leftovers.restore`` heals this fleet without it."""
+        return leftovers.facts(self._folder, self._found_up)
+
+    # -- for its clusters -------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Folder:
+        """The fleet's folder."""
+        return self._folder
+
+    @property
+    def is_up(self) -> bool:
+        """Is there a fleet to ask?"""
+        return self._state is not None
+
+    @property
+    def state(self) -> FleetState:
+        """As it was written last; ``FleetError`` when no fleet is up."""
+        if self._state is None:
+            raise FleetError("the fleet is not up", hint="blackstart fleet up --env kind")
+        return self._folder.read() or self._state
+
+    @property
+    def layout(self) -> Layout:
+        """Addresses of everything outside the clusters."""
+        return lay_out(self.state, self._folder)
+
+    def supplies(self) -> Supplies:
+        """kind and the images."""
+        return find(lambda _: None)
+
+
+class KindController:
+    """The reference allocator as a ``Controller``."""
+
+    def __init__(self, fleet: KindFleet) -> None:
+        self._fleet = fleet
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
+        Follower(self._fleet.layout.allocator_url, source=CONTROLLER, process="observer-controller").run(emit, stop)
