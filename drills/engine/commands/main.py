@@ -22,6 +22,8 @@ COMMANDS = {
     "analyze": ("drills.engine.commands.analyze", "Judge a run directory again, from its records."),
     "watch": ("drills.engine.commands.watch", "Show a running drill from another terminal, read-only."),
     "restore": ("drills.engine.commands.restore", "Heal whatever a killed run left."),
+    "fleet": ("drills.engine.commands.fleet", "Keep a fleet of real clusters up between drills: up, status, down."),
+    "doctor": ("drills.engine.commands.doctor", "Say what each environment needs, and what is missing."),
     "report": ("drills.engine.commands.report", "Write the pages of a run directory again."),
 }
 """Name -> (module, one line for ``--help``)."""
@@ -58,6 +60,8 @@ def cli() -> None:
     blackstart report RUN              write its pages again (same bytes)
     blackstart watch [RUN]             see a running drill from another terminal
     blackstart restore [RUN]           heal whatever a killed run left
+    blackstart fleet up                three real Kubernetes clusters, for run --env kind
+    blackstart doctor                  what this machine has of what each environment needs
 
     \b
     Exit codes: 0 pass · 1 fail · 2 unknown · 3 the harness failed · 4 usage · 130 interrupted

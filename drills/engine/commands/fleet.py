@@ -1,0 +1,178 @@
+"""``blackstart fleet``: a fleet of real clusters that stays up between drills: up, status, kubeconfig, down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.table import Table
+
+from drills.engine.commands.console import out as console_out
+from drills.engine.commands.options import fleet_of
+from drills.engine.safety.lock import Locks, state_dir
+from fleet.environments import lock_targets
+from fleet.fleets import three_clusters
+from fleet.spec import FleetSpec
+from history.errors import FleetError, UsageError
+
+
+def on_kind(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds --env to a command."""
+    return click.option(
+        "--env",
+        "environment",
+        default="kind",
+        show_default=True,
+        help="Environment; only kind keeps a fleet up: local makes its own for each run.",
+    )(command)
+
+
+@click.group("fleet")
+def command() -> None:
+    """Keep a fleet of real Kubernetes clusters up between drills.
+
+    \b
+    blackstart fleet up --env kind              three clusters, a control plane and two GPU nodes each
+    blackstart fleet up --env kind --small      one node a cluster, which is both: a third of the cost
+    blackstart fleet status --env kind          clusters, nodes, GPUs, models, what can be reached
+    blackstart fleet kubeconfig --env kind      paths for kubectl --kubeconfig; yours is never touched
+    blackstart fleet down --env kind            everything of it away again, nothing else
+
+    `blackstart run DRILL --env kind` uses the fleet that is up when it is the drill's, and leaves it up; else it makes
+    one and takes it down at its end. Without Docker: `make docker-engine`; without images: `make kind-images`.
+    """
+
+
+@command.command("up")
+@on_kind
+@click.option("--fleet", "fleet_text", metavar="FLEET", help="Another fleet: a TOML file or a name, as for `run`.")
+@click.option("--small", is_flag=True, help="One node a cluster that is its control plane too, with all its GPUs.")
+@click.option(
+    "--gateway-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Port of the entry point."
+)
+def up(environment: str, fleet_text: str | None, small: bool, gateway_port: int) -> int:
+    """Make the fleet, or make whole the one that is up.
+
+    Clusters are made in parallel, GPUs put on, the serving image handed over; it returns when every replica of every
+    model is ready and routed. If that fails, or at Ctrl-C, what was made is taken away. A cluster of the same name that
+    somebody else made is never touched.
+    """
+    from fleet.environments.kind import lifecycle, topology
+    from fleet.environments.kind.state import Folder
+
+    spec, console, began = described(environment, fleet_text), console_out(), time.monotonic()
+    spec = topology.smaller(spec) if small else spec
+    _require_idle(spec)
+    state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}", soft_wrap=True), gateway_port)
+    console.print(f"Fleet {spec.name} is up ({time.monotonic() - began:.1f} s)")
+    console.print(f"Entry point: http://127.0.0.1:{state.ports['gateway']}", soft_wrap=True)
+    console.print("Next: blackstart run cluster-loss --env kind" + (f" --fleet {fleet_text}" if fleet_text else ""))
+    return 0
+
+
+@command.command("status")
+@on_kind
+def status(environment: str) -> int:
+    """Show clusters, nodes, GPUs allocatable and requested, models, and what can be reached. Exit 1 when not whole."""
+    from fleet.environments.kind import hosting
+    from fleet.environments.kind.fleet import KindFleet
+    from fleet.environments.kind.state import Folder
+
+    require_kind(environment)
+    console, folder = console_out(), Folder()
+    state = folder.read()
+    if state is None:
+        console.print("No fleet is up. Next: blackstart fleet up --env kind")
+        return 1
+    served = hosting.look(state, folder)
+    fleet = KindFleet(state.spec, folder=folder)
+    table = _table("cluster", "API", "node", "answers", "GPUs", "requested", "replicas")
+    requested: dict[str, int] = {}
+    for row in served.rows:
+        requested[row["node"]] = requested.get(row["node"], 0) + row["gpus"]
+    for cluster in fleet.clusters if state.complete else ():
+        reach = cluster.reachable()
+        for node in cluster.describe().nodes:
+            names = ", ".join(f"{row['name']} ({row['phase']})" for row in served.rows if row["node"] == node.name)
+            table.add_row(
+                cluster.name,
+                "yes" if reach.api else "NO",
+                node.name,
+                "yes" if reach.nodes.get(node.name) else "NO",
+                str(node.gpus),
+                str(requested.get(node.name, 0)),
+                names,
+            )
+    console.print(table)
+    lacks = served.lacks(state) if hosting.alive(state) else "the processes outside the clusters do not run"
+    lacks = lacks if state.complete else f"it is half made; {lacks}"
+    console.print(f"Entry point: {fleet.layout.gateway_url}" if state.complete else "", soft_wrap=True)
+    console.print(f"Not whole: {lacks}. Next: blackstart fleet up --env kind" if lacks else "Whole.", soft_wrap=True)
+    return 1 if lacks else 0
+
+
+@command.command("kubeconfig")
+@on_kind
+@click.argument("cluster", required=False)
+def kubeconfig(environment: str, cluster: str | None) -> int:
+    """Print the path of the kubeconfig of CLUSTER, or all: kubectl --kubeconfig "$(blackstart fleet kubeconfig amber)"."""
+    from fleet.environments.kind.state import Folder
+
+    require_kind(environment)
+    folder = Folder()
+    state = folder.read()
+    if state is None:
+        raise FleetError("no fleet is up", hint="blackstart fleet up --env kind")
+    names = [one.name for one in state.spec.clusters]
+    if cluster is not None:
+        state.spec.cluster(cluster)
+        names = [cluster]
+    for name in names:
+        click.echo(folder.kubeconfig(name))
+    return 0
+
+
+@command.command("down")
+@on_kind
+def down(environment: str) -> int:
+    """Take the fleet away: processes, containers, volumes, network, folder. Nothing that is not its own."""
+    from fleet.environments.kind import lifecycle
+    from fleet.environments.kind.state import Folder
+
+    require_kind(environment)
+    folder, console, began = Folder(), console_out(), time.monotonic()
+    state = folder.read() if folder.file.exists() else None
+    if state is not None:
+        _require_idle(state.spec)
+    lifecycle.down(folder, lambda line: console.print(f" ✓ {line}", soft_wrap=True))
+    console.print(f"No fleet is up ({time.monotonic() - began:.1f} s)")
+    return 0
+
+
+def described(environment: str, fleet_text: str | None) -> FleetSpec:
+    """The fleet of these options."""
+    require_kind(environment)
+    return three_clusters() if fleet_text is None else fleet_of(fleet_text)
+
+
+def require_kind(environment: str) -> None:
+    """``UsageError`` for any other environment."""
+    if environment != "kind":
+        raise UsageError(
+            f"environment {environment!r} keeps no fleet up between runs",
+            hint="`blackstart fleet` is for --env kind; `blackstart run` makes a local fleet by itself",
+        )
+
+
+def _require_idle(spec: FleetSpec) -> None:
+    """``Refused`` while a drill holds one of the clusters."""
+    Locks(state_dir()).require_free(lock_targets("kind", spec))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="dim")
+    for column in columns:
+        table.add_column(column)
+    return table
