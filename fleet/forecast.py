@@ -171,6 +171,9 @@ class _Rows:
     ) -> None:
         self.left = ""
         self._wanted, self._admitted, self._free = wanted, admitted, free
+        self._slots: Slots | None = None
+        self._held: Counter[int] = Counter()
+        self._decided: Counter[tuple[str, bool]] = Counter()
         self._seconds = seconds
         self._places: dict[str, tuple[str, ...]] = {}
         for model, node in moved:
@@ -214,10 +217,16 @@ class _Rows:
         sure = self._admitted.sure
         if sure == len(self._wanted):
             return placed
-        decided = list(zip(self._wanted, self._admitted.places, strict=True))[:sure]
-        held = [other.gpus for (other, _), place in decided if place is not None and other.name != model.name]
-        out = sum(other.name == model.name and place is None for (other, _), place in decided)
-        return max(placed, min(lost - out, at_most(model.gpus, lost, held, self._free)))
+        if self._slots is None:
+            sizes = {other.gpus for other, _ in self._wanted}
+            self._slots = Slots.of(self._free, sizes)
+            for (other, _), place in zip(self._wanted[:sure], self._admitted.places, strict=False):
+                self._decided[other.name, place is not None] += 1
+                self._held[other.gpus] += place is not None
+        held = Counter(self._held)
+        held[model.gpus] -= self._decided[model.name, True]
+        out = self._decided[model.name, False]
+        return max(placed, min(lost - out, at_most(model.gpus, lost, held, self._slots)))
 
 
 def _index(placement: Placement) -> int:

@@ -67,38 +67,36 @@ def admit_bounds(needs: Sequence[int], free: Sequence[int]) -> Admitted:
     """``admit``, with how far its answer is exact."""
     if (whole := _best_fit(needs, free)) is not None:
         return Admitted(whole, len(needs))
-    slots = Slots.of(free, set(needs))
+    slots, rooms = Slots.of(free, set(needs)), Counter(free)
     exact, steps = divide_each_other(needs), [LIMIT]
-    taken = [] if exact else list(range(_longest_prefix(needs, free)))
-    packed = () if exact else _best_fit([needs[i] for i in taken], free) or ()
-    held, sure = Counter(needs[i] for i in taken), len(needs)
-    for index in range(len(taken), len(needs)):
-        held[needs[index]] += 1
+    taken: list[int] = []
+    held: Counter[int] = Counter()
+    sure = len(needs)
+    searched: tuple[int, ...] | None = None
+    for index, need in enumerate(needs):
+        held[need] += 1
         if _may_pack(held, slots):
-            trial = [needs[i] for i in (*taken, index)]
-            found = () if exact else _best_fit(trial, free)
-            if found is None and len(trial) <= SEARCHABLE:
-                found = _Search(trial, free, steps).run()
-            if found is not None:
+            found, fits = None, exact or packs_by_counts(held, rooms)
+            if not fits and len(taken) < SEARCHABLE:
+                found = _Search([needs[i] for i in (*taken, index)], free, steps).run()
+            if fits or found is not None:
                 taken.append(index)
-                packed = found
+                searched = found
                 continue
-            if len(trial) > SEARCHABLE or steps[0] < 0:
+            if len(taken) >= SEARCHABLE or steps[0] < 0:
                 sure = min(sure, index)
-        held[needs[index]] -= 1
-    if exact:
-        packed = _best_fit([needs[i] for i in taken], free) or ()
+        held[need] -= 1
+    packed = searched if searched is not None else _best_fit([needs[i] for i in taken], free)
+    assert packed is not None, "what was taken packs"
     places: list[int | None] = [None] * len(needs)
     for index, place in zip(taken, packed, strict=True):
         places[index] = place
     return Admitted(tuple(places), sure)
 
 
-def at_most(size: int, count: int, held: Iterable[int], free: Sequence[int]) -> int:
-    """No more than this many of ``count`` replicas of ``size`` can find a place beside ``held``."""
-    sizes = Counter(held)
-    slots = Slots.of(free, {*sizes, size})
-    while count and not _may_pack(sizes + Counter({size: count}), slots):
+def at_most(size: int, count: int, held: Mapping[int, int], slots: Slots) -> int:
+    """No more than this many of ``count`` replicas of ``size`` can find a place beside ``held`` (size -> how many)."""
+    while count and not _may_pack({**held, size: held.get(size, 0) + count}, slots):
         count -= 1
     return count
 
@@ -164,18 +162,6 @@ def packs_by_counts(needs: Mapping[int, int], rooms: Mapping[int, int]) -> bool:
 
 def _may_pack(needs: Mapping[int, int], slots: Slots) -> bool:
     return short_gpus(needs, slots) <= 0
-
-
-def _longest_prefix(needs: Sequence[int], free: Sequence[int]) -> int:
-    """So many needs from the first pack by best fit decreasing (a prefix that packs; perhaps not the longest)."""
-    low, high = 0, len(needs)
-    while low < high - 1:
-        middle = (low + high) // 2
-        if _best_fit(needs[:middle], free) is None:
-            high = middle
-        else:
-            low = middle
-    return low
 
 
 def _best_fit(needs: Sequence[int], free: Sequence[int]) -> tuple[int, ...] | None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fleet import fleets
-from fleet.forecast import forecast, placements_planned
+from fleet.forecast import Losses, forecast, placements_planned
+from fleet.packing import divide_each_other
 from fleet.reload import Flow, fair_finish_s
 from fleet.spec import ClusterSpec, FleetSpec, LinkSpec, ModelSpec, NodeSpec, StoreSpec, Switches
 from history.errors import UsageError
@@ -134,3 +137,80 @@ def test_reload_is_at_least_all_bytes_over_egress_and_peers_make_it_free() -> No
     with_peers = {row.model: row for row in forecast(peers, planned, "cobalt").models}
     assert with_peers["chat-large"].reload_bytes == 0
     assert with_peers["ft-davinci"].reload_bytes == 8 * MIB
+
+
+def _drawn(raw: list[tuple[int, int, int]], nodes: list[list[int]]) -> FleetSpec:
+    names = [f"c{i}" for i in range(len(nodes))]
+    clusters = tuple(
+        ClusterSpec(name, tuple(NodeSpec(f"{name}-n{n}", gpus) for n, gpus in enumerate(sizes)))
+        for name, sizes in zip(names, nodes, strict=True)
+    )
+    models = tuple(
+        ModelSpec(f"m{i}", "chat", "base", MIB, gpus, replicas, priority, homes=(names[i % len(names)],))
+        for i, (gpus, replicas, priority) in enumerate(raw)
+    )
+    return FleetSpec("drawn", clusters, models, (StoreSpec("s", 1e6),))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.integers(1, 2), st.integers(0, 3)), min_size=1, max_size=4),
+    st.lists(st.lists(st.integers(0, 7), min_size=1, max_size=2), min_size=3, max_size=3),
+)
+@settings(max_examples=200, deadline=None)
+def test_singles_and_pairs_agree_with_trying_everything(
+    raw: list[tuple[int, int, int]], nodes: list[list[int]]
+) -> None:
+    spec = _drawn(raw, nodes)
+    placements = placements_planned(spec)
+    gpus = {model.name: model.gpus for model in spec.models}
+    used = {p.node: sum(gpus[q.model] for q in placements if q.node == p.node) for p in placements}
+    losses = Losses(spec, placements)
+
+    def fits(*victims: str) -> bool:
+        needs = [gpus[p.model] for p in placements if p.cluster in victims]
+        rooms = [node.gpus - used.get(node.name, 0) for c in spec.clusters if c.name not in victims for node in c.nodes]
+        return any(
+            all(sum(n for n, at in zip(needs, places, strict=True) if at == r) <= room for r, room in enumerate(rooms))
+            for places in product(range(len(rooms)), repeat=len(needs))
+        )
+
+    for one in losses.all():
+        assert one.fits == fits(one.victim)
+        assert all(row.replicas_lost and len(row.nodes) == row.replicas_placeable for row in one.models)
+    for pair in losses.pairs():
+        truth = fits(*pair.clusters)
+        assert pair.fits in (truth, None)
+        assert truth or pair.fits is not True
+        assert not (truth and pair.short_gpus > 0)
+        if divide_each_other(gpus.values()):
+            assert pair.fits is not None
+
+
+def test_a_bound_is_said_as_a_bound() -> None:
+    many = [(5 if i % 2 else 3, 1, 0) for i in range(120)]
+    spec = _drawn(many, [[600], [8] * 55 + [7] * 3])
+    spec = replace(spec, models=tuple(replace(m, homes=("c0",)) for m in spec.models))
+    found = forecast(spec, placements_planned(spec), "c0")
+    assert not found.fits
+    unsure = [row for row in found.models if row.replicas_placeable_at_most is not None]
+    assert unsure
+    assert all(row.replicas_placeable < (row.replicas_placeable_at_most or 0) <= row.replicas_lost for row in unsure)
+    assert "so both are bounds" in unsure[0].reason
+
+
+def test_losses_of_every_cluster_are_those_of_one_at_a_time() -> None:
+    spec = fleets.three_clusters(headroom=0)
+    planned = placements_planned(spec)
+    for one in Losses(spec, planned).all():
+        alone = forecast(spec, planned, one.victim)
+        assert one.models == tuple(row for row in alone.models if row.replicas_lost)
+        assert (one.gpus_needed, one.gpus_free) == (alone.gpus_needed, alone.gpus_free)
+
+
+def test_the_benchmark_of_large_fleets_runs() -> None:
+    from benchmarks.forecast_scale import main
+
+    done = CliRunner().invoke(main, ["--clusters", "8", "--gpus", "640", "--models", "80", "--fill", "0.85"])
+    assert done.exit_code == 0, done.output
+    assert "single {'yes': 8}" in done.output
+    assert "pairs {'no': 28}" in done.output
