@@ -21,6 +21,7 @@ import numpy as np
 
 from history.clock import Anchor
 from history.op import (
+    CANARY,
     CLUSTER_PROBER,
     FAULT_HEAL,
     FAULT_HEALED,
@@ -30,7 +31,11 @@ from history.op import (
     LOAD_DRAINED,
     LOAD_START,
     LOAD_STOP,
+    OBSERVER,
     PROBE_DATA,
+    PROBE_ENTRY,
+    REPLICA_GONE,
+    REPLICA_READY,
     RUNNER,
     Op,
     encode,
@@ -143,8 +148,22 @@ def _events(zero: int, ops: int) -> list[Op]:
 
     heal, stop = BASELINE_S + FAULT_S, ops / RATE_RPS
     probes = [
-        event(PROBE_DATA, BASELINE_S + i, source=CLUSTER_PROBER, cluster="cobalt", outcome="fail", error="refused")
-        for i in range(30)
+        event(PROBE_DATA, i, source=CLUSTER_PROBER, cluster="cobalt", outcome="ok" if i < BASELINE_S else "fail")
+        for i in range(round(heal))
+    ]
+    probes += [
+        event(PROBE_ENTRY, i / 20, source=CANARY, model=MODELS[i % 10], outcome="fail" if down else "ok")
+        for i in range(round(stop * 20))
+        for down in (i % 10 < 4 and 0 <= i / 20 - BASELINE_S < 4 + i % 10 * 1.7,)
+    ]
+    probes += [
+        event(kind, at_s, source=OBSERVER, model=name, cluster=cluster, replica=replica)
+        for i, name in enumerate(MODELS[:4])
+        for kind, at_s, cluster, replica in (
+            (REPLICA_READY, BASELINE_S + 4 + i, "jade", f"{name}-new"),
+            (REPLICA_READY, heal + 4 + i, "cobalt", f"{name}-{i}"),
+            (REPLICA_GONE, heal + 5 + i, "jade", f"{name}-new"),
+        )
     ]
     return [
         event(LOAD_START, 0),
@@ -195,6 +214,8 @@ def _header(ops: int) -> RunHeader:
             _objective("lost", "fleet", 50_000, "requests", "fault", 0.99),
             _objective("latency", "bystanders", 250, "ms", "fault", 0.99),
             _objective("no_dip", "fleet", 0, "dips", "failback", 0.99),
+            _objective("reallocated", "affected", 30, "s", "fault", 0.99),
+            _objective("failed_back", "fleet", 30, "s", "failback", 0.99),
         ),
     )
 
