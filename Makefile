@@ -1,7 +1,8 @@
 # The one task runner. Each target sets up what it needs; nothing is installed outside the checkout but Chromium for tests.
-.PHONY: help drill test soak check bench setup setup-test
+.PHONY: help drill catalogue test soak check bench setup setup-test
 
 SEEDS ?= 10
+SEED ?= 1
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
@@ -24,6 +25,9 @@ test: check          ## all tests except the long ones and those that need Docke
 
 soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases
 	SEEDS=$(SEEDS) $(PY) -m pytest -m soak -v --timeout=600
+
+catalogue: setup     ## every drill on a fleet that is ready for it and on one that is not (SEED=1; about 20 minutes)
+	@$(PY) -m scripts.catalogue --seed $(SEED)
 
 check: setup-test    ## types and lint
 	.venv/bin/ruff check .

@@ -20,12 +20,12 @@ drill = Drill(
     ],
     objectives=[
         o.recovered(
-            within_s=8,
+            within_s=6,
             playbook="Weights are late. Look at weight_store_downloads and 503s by account. Point nodes at another "
             "account (order of store_urls), load the highest priority first, ask the provider for egress.",
         ),
         o.reallocated(
-            within_s=8,
+            within_s=6,
             playbook="Replicas sit in Loading: see bytes by tier on their nodes. Switch on node-to-node fetch, so that "
             "one copy a cluster crosses the egress.",
         ),
