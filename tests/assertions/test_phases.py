@@ -93,6 +93,17 @@ def test_a_replacement_that_dies_replaces_nothing(script: Script, objective: Obj
     assert again.forecast[0].fits_actual is True
 
 
+def test_coming_home_is_no_loss_of_a_replacement(script: Script, objective: Objective) -> None:
+    """Where the fault window lasts to the end, surrogates go once the home replica is ready: never too few."""
+    made = replace(script, header_changes={"recovery_until": "end"}).event("replica.ready", 2.0, **NEW)
+    made = made.event("replica.ready", 32.0, model="solo", cluster="cobalt", replica="solo-back")
+    made = made.event("replica.gone", 33.0, **NEW)
+    assert one(made, objective("reallocated", 5.0, scope="model:solo")).bounds == (2.0, 2.0)
+    assert one(made, objective("full_capacity", 5.0, scope="model:solo")).bounds == (2.0, 2.0)
+    lost = made.event("replica.failed", 35.0, model="solo", cluster="cobalt", replica="solo-back")
+    assert one(lost, objective("reallocated", 5.0, scope="model:solo")).verdict == "fail"
+
+
 def broken_watch(script: Script, source: str, start_s: float, end_s: float, cluster: str = "") -> Script:
     return script.event(
         WATCH_GAP, end_s, source, cluster=cluster, t_intended=script.at(start_s), t_done=script.at(end_s)
