@@ -104,6 +104,7 @@ def _models(shard: bool, lighter: int) -> tuple[ModelSpec, ...]:
             "weight_bytes": MIB // 4 // lighter,
             "stream": False,
             "max_tokens": 4,
+            "token_ms": 25.0,
             **more,
         }
         fields |= {"share": RATES_RPS[name] / JUNE_RPS, "gpus": gpus, "replicas": replicas}

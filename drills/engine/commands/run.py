@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from drills.engine.commands import ablate as ablation
 from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import plan_of, planning
 from drills.engine.commands.verdict import print_outcome
@@ -40,6 +41,13 @@ from drills.engine.safety.refusals import refuse
     help="Post a small JSON object there at start, injection, heal and end [also: BLACKSTART_WEBHOOK]. It never holds "
     "up or fails a run.",
 )
+@click.option(
+    "--ablate",
+    is_flag=True,
+    help="For a drill with remediations: run it without any, with each alone and with all, and compare. Runs that are "
+    "finished beneath --out are kept: the same command resumes.",
+)
+@click.option("--leave-one-out", is_flag=True, help="With --ablate: also with all but each.")
 @click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal (CI gets this by itself).")
 def command(
     drill: str,
@@ -51,6 +59,8 @@ def command(
     out: Path,
     gateway_port: int,
     webhook: str,
+    ablate: bool,
+    leave_one_out: bool,
     plain: bool,
 ) -> int:
     """Run DRILL (a name of `blackstart list`, or a path) and judge it.
@@ -59,8 +69,12 @@ def command(
     directory beneath --out: history.jsonl.gz, result.json, report.html, junit.xml, summary.md. Ctrl-C heals and drains
     first, and what was seen until then is still judged.
 
+    DRILL+REMEDY+… is a drill with some of its remediations on, DRILL+all with all of them; see --ablate.
+
     It refuses to start (exit 4, nothing touched) whenever `blackstart plan` shows a reason: see there.
     """
+    if ablate:
+        return ablation.ablate(console_out(), drill, environment, seed, out, leave_one_out)
     plan = plan_of(drill, environment, seed, fleet_text, confirmed, expect_fail)
     refuse(plan.refusals)
     console = console_out()

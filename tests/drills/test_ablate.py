@@ -1,0 +1,99 @@
+"""``run --ablate``: which runs, resumed where it stopped; ``NAME+REMEDY`` as a drill of its own."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from assertions.ablation import Cell, Variant
+from drills.engine.commands import ablate
+from drills.engine.nouns import Destroy, Inject
+from drills.engine.safety.loader import find, load
+from fleet.june import JUNE_REMEDIES
+from history.errors import UsageError
+
+
+def console() -> Console:
+    return Console(file=io.StringIO(), width=200)
+
+
+def test_the_runs_are_none_each_alone_and_all() -> None:
+    found = load(find("june-2022", Path.cwd())).ablation
+    assert found is not None
+    names = [run.name for run in ablate.wanted_runs(found, leave_one_out=False)]
+    assert names == ["none", *(f"only {name}" for name in JUNE_REMEDIES), "all"]
+    more = ablate.wanted_runs(found, leave_one_out=True)
+    every = next(run for run in more if run.name == "all")
+    assert "locks" not in every.remedies, "with it nothing happens, so nothing could be compared"
+    without = next(run for run in more if run.name == "without shard")
+    assert set(every.remedies) - set(without.remedies) == {"shard"}
+
+
+def test_a_drill_with_remediations_is_planned_by_its_name() -> None:
+    plain, shard = (load(find(name, Path.cwd())) for name in ("june-2022", "june-2022+shard"))
+    assert plain.fleet.model("ft-curie").copies == 1
+    assert shard.fleet.model("ft-curie").copies == 2
+    locked = load(find("june-2022+locks", Path.cwd()))
+    faults = [step.fault for step in locked.steps if isinstance(step, Inject)]
+    assert faults == [Destroy("cobalt", refused=True)]
+    assert locked.fleet.switches.locked == ("cobalt",)
+    with pytest.raises(UsageError, match="no remediation 'speed'; there are locks, setup"):
+        load(find("june-2022+speed", Path.cwd()))
+    with pytest.raises(UsageError, match="no remediations to switch on"):
+        load(find("cluster-loss+shard", Path.cwd()))
+
+
+def test_every_variant_of_the_replay_can_be_planned() -> None:
+    found = load(find("june-2022", Path.cwd())).ablation
+    assert found is not None
+    for run in ablate.wanted_runs(found, leave_one_out=True):
+        drill = found.make(frozenset(run.remedies))
+        assert drill.problems() == (), run.name
+        assert drill.longest_s() <= 165, run.name
+
+
+def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    broken = {"only peers"}
+
+    def run(_: Any, file: Any, wanted: Any, __: str, ___: int, folder: Path) -> None:
+        ran.append(wanted.name)
+        if wanted.name in broken:
+            raise KeyboardInterrupt
+        made = folder / f"run-{len(ran)}"
+        made.mkdir(parents=True)
+        (made / "drill.py").write_text(file.text)
+        (made / "result.json").write_bytes(b"{}")
+
+    def variant(name: str, remedies: Any, run: str, _: Any) -> Variant:
+        return Variant(name, tuple(remedies), run, "pass", True, {"codex": Cell((1.0, 2.0))})
+
+    monkeypatch.setattr(ablate, "_run", run)
+    monkeypatch.setattr(ablate, "decode_result", lambda data: data)
+    monkeypatch.setattr(ablate.ablation, "variant", variant)
+    with pytest.raises(KeyboardInterrupt):
+        ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    assert ran == ["none", "only locks", "only setup", "only shard", "only stores", "only peers"]
+    broken.clear()
+    shown = console()
+    assert ablate.ablate(shown, "june-2022", "local", 1, tmp_path, False) == 0
+    assert ran[6:] == ["only peers", "only light", "only headroom", "all"]
+    said = shown.file.getvalue()  # type: ignore[attr-defined]
+    assert "6 of 9: only peers" in said
+    assert "min left" in said
+    folder = tmp_path / "june-2022-ablation-1"
+    assert (folder / "ablation.html").read_bytes().count(b"<tr>") == 10
+    assert (folder / "ablation.json").is_file()
+    for stale in folder.glob("only-light/*/drill.py"):
+        stale.write_text("another drill")
+    ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    assert ran[10:] == ["only light"], "a run of another drill is no run of this one"
+
+
+def test_a_drill_without_remediations_has_nothing_to_compare(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no remediations to compare"):
+        ablate.ablate(console(), "cluster-loss", "local", 1, tmp_path, False)
