@@ -143,6 +143,26 @@ def test_sigusr1_stops_a_drill_as_a_guard_does(tmp_path: Path) -> None:
     assert blackstart.left_behind() == []
 
 
+def test_telemetry_that_stops_trips_a_guard_that_heals(tmp_path: Path) -> None:
+    drill = tmp_path / "guarded.py"
+    text = MICRO.read_text().replace("good_within_ms=500", "good_within_ms=500, total_timeout_s=1.0")
+    text = text.replace("OpenLoop, PowerLoss, fleets", "OpenLoop, PowerLoss, fleets, guards as g")
+    drill.write_text(text.replace("    objectives=[", "    guards=[g.telemetry(at_most_s=2)],\n    objectives=["))
+    blackstart = Blackstart.start("run", str(drill), "--out", str(tmp_path / "runs"))
+    blackstart.wait_for("lost power; verified")
+    for process in blackstart.processes():
+        if any("locustfile.py" in part for part in process.cmdline()):
+            process.suspend()
+    code, said = blackstart.end()
+    assert code == 2, said
+    assert "guard telemetry tripped: the last record of the load is 2." in said
+    assert "Healed cobalt" in said
+    assert "Traceback" not in said
+    assert blackstart.left_behind() == []
+    reasons = result_of(only_run(tmp_path / "runs"))["reasons"]
+    assert any("guard telemetry tripped" in reason for reason in reasons)
+
+
 def test_after_kill_9_of_the_harness_the_watchdog_heals_when_nobody_comes(tmp_path: Path, state: Path) -> None:
     blackstart = Blackstart.start("run", str(MICRO), "--out", str(tmp_path))
     blackstart.wait_for("lost power; verified")

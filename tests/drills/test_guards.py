@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets
 from blackstart import guards as g
 from blackstart import objectives as o
-from drills.engine.nouns.guards import Glance, defaults
+from drills.engine.nouns.guards import Glance, Guard, defaults
+from drills.engine.runner.guarding import GuardWatch, StopRequest
 from history.clock import Anchor
 from history.op import LOAD, LOAD_START, RUNNER, Op
 from history.reader import Run, columns
@@ -21,6 +23,7 @@ from history.records import (
     LoadSpec,
     Mix,
     MixEntry,
+    ModelFacts,
     NodeFacts,
     Placement,
     RunHeader,
@@ -103,6 +106,37 @@ def test_where_every_model_has_a_replica_in_the_victim_the_survivors_answers_cou
     late = {"t_done": START + 900 * S}
     assert "to the survivors" in g.survivor_errors().check(glance(12, homes=homes, calm=late))
     assert g.survivor_errors().check(glance(12, homes=homes, solo=late)) == ""
+
+
+def test_fine_tunes_share_the_fate_of_their_pool() -> None:
+    seen = glance(12, solo=FAILED)
+    pool = ModelFacts("pool", "chat", "fine-tuned", 1, 1, 1, 1, 0.5, fine_tunes=("solo",))
+    homes = (Placement("pool", "cobalt", "cobalt-n1", "pool-1"), Placement("calm", "jade", "jade-n1", "calm-1"))
+    fleet = replace(seen.run.header.fleet, models=(pool,), placements=homes)
+    run = Run(replace(seen.run.header, fleet=fleet), seen.run.schedule, seen.run.history)
+    assert g.survivor_errors().check(replace(seen, run=run)) == ""
+
+
+def test_a_guard_trips_when_it_has_said_no_for_its_whole_grace_period() -> None:
+    said = iter(["bad", "bad", "", "bad", "bad", "bad", "bad"])
+    guards = GuardWatch((Guard("flaky", "flaky", 2.0, lambda glance: next(said)),))
+    seen = glance(1)
+    trips = [guards.look(replace(seen, now_ns=START + second * S)) for second in (1, 2, 3, 4, 5, 6)]
+    assert [trip is not None for trip in trips] == [False, False, False, False, False, True]
+    assert trips[-1] is not None
+    assert (trips[-1].guard.name, trips[-1].reason) == ("flaky", "bad")
+
+
+def test_whoever_asks_to_stop_comes_first(tmp_path: Path) -> None:
+    asked = StopRequest(tmp_path)
+    assert str(asked) == ""
+    (tmp_path / "stop").touch()
+    assert "file stop" in str(asked)
+    asked.by_signal()
+    trip = GuardWatch((g.run_time(at_most_s=0.1),)).look(replace(glance(1), stop=str(asked)))
+    assert trip is not None
+    assert trip.guard.name == "stop-request"
+    assert "SIGUSR1" in trip.reason
 
 
 def test_a_handful_of_sends_says_nothing() -> None:

@@ -140,7 +140,8 @@ def _survivors(glance: Glance, over_s: float) -> tuple[Requests, NDArray[np.bool
     load = run.load
     recent = load.take((load.t_intended < settled_ns) & (load.t_intended >= settled_ns - round(over_s * NS_PER_S)))
     hit = {placement.model for placement in run.header.fleet.placements if placement.cluster in glance.victims}
-    bystanders = [entry.model for entry in run.header.mix.entries if entry.model not in hit]
+    pools = {name: model.name for model in run.header.fleet.models for name in model.fine_tunes}
+    bystanders = {pools.get(entry.model, entry.model) for entry in run.header.mix.entries} - hit
     mine = np.zeros(len(recent), np.bool_)
     for model in bystanders:
         mine |= recent.model.where(model)
