@@ -74,7 +74,7 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(ablate, "_run", run)
     monkeypatch.setattr(ablate, "decode_result", lambda data: data)
-    monkeypatch.setattr(ablate.ablation, "variant", variant)
+    monkeypatch.setattr("assertions.ablation.variant", variant)
     with pytest.raises(KeyboardInterrupt):
         ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
     assert ran == ["none", "only locks", "only setup", "only shard", "only stores", "only peers"]
