@@ -306,9 +306,14 @@ async def probe_run(run: RunDirectory, parent_pid: int, clock: Clock = now_ns) -
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     # force_close: a new connection for every probe; limit 0: no probe waits for another's connection
-    connector = aiohttp.TCPConnector(force_close=True, limit=0)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
-        probers = [canary(session, header, record, clock), *cluster_probers(session, header, record, clock)]
+    # clusters are asked by address, whether they answer and not who they are: an API server's certificate is its own
+    entry = aiohttp.TCPConnector(force_close=True, limit=0)
+    addresses = aiohttp.TCPConnector(force_close=True, limit=0, ssl=False)
+    async with (
+        aiohttp.ClientSession(connector=entry, auto_decompress=False) as session,
+        aiohttp.ClientSession(connector=addresses, auto_decompress=False) as bare,
+    ):
+        probers = [canary(session, header, record, clock), *cluster_probers(bare, header, record, clock)]
         start_ns = clock() + NS_PER_S // 20
         tasks = [asyncio.create_task(prober.run(start_ns)) for prober in probers]
         while not stop.is_set() and (not parent_pid or os.getppid() == parent_pid):

@@ -117,7 +117,7 @@ def status(environment: str) -> int:
 @on_kind
 @click.argument("cluster", required=False)
 def kubeconfig(environment: str, cluster: str | None) -> int:
-    """Print the path of the kubeconfig of CLUSTER, or all: kubectl --kubeconfig "$(blackstart fleet kubeconfig amber)"."""
+    """Print the path of CLUSTER's kubeconfig, or of all; kubectl --kubeconfig "$(blackstart fleet kubeconfig C)"."""
     from fleet.environments.kind.state import Folder
 
     require_kind(environment)
