@@ -28,6 +28,8 @@ from history.records import ObjectiveSpec
 
 GONE_FAULTS = ("PowerLoss", "Destroy")
 """Faults after which nothing that ran in the victim runs any more; after all others it comes back as it was."""
+SERVING_FAULTS = ("ControlPlaneCut",)
+"""Faults during which what runs in the victim serves on, and so counts."""
 
 
 def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
@@ -89,15 +91,16 @@ def _longest_excess(case: Case, model: str, start_ns: int, end_ns: int) -> tuple
 
 
 def _changes(case: Case, model: str) -> list[tuple[int, bool, frozenset[tuple[str, str]]]]:
-    """(when, come or go, which replicas). The victim's go with the injection; what only hung comes back healed."""
+    """(when, come or go, which replicas). The victim's go with the injection; what only hung is back when healed."""
     edges, header = case.edges, case.run.header
     lost = frozenset(
         (p.cluster, p.replica) for p in header.fleet.placements if p.model == model and p.cluster in edges.victims
     )
     made = []
-    if edges.injected is not None:
+    kinds = {mark.kind for mark in header.faults if mark.cluster in edges.victims}
+    if edges.injected is not None and not kinds <= set(SERVING_FAULTS):
         made.append((edges.injected, False, lost))
-        if edges.healed is not None and not any(mark.kind in GONE_FAULTS for mark in header.faults):
+        if edges.healed is not None and not kinds & set(GONE_FAULTS):
             made.append((edges.healed, True, lost))
     for op in case.run.history.events:
         if op.model == model and op.kind in (REPLICA_READY, REPLICA_GONE, REPLICA_FAILED):
