@@ -226,17 +226,26 @@ def category(error: BaseException, *, answered: bool) -> str:
 
 
 def canary(session: aiohttp.ClientSession, header: RunHeader, record: Callable[[Op], None], clock: Clock) -> Prober:
-    """The canary of a run: tiny requests over the models of the mix in turn."""
-    entries = [replace(entry, prompt_tokens=2, max_tokens=1, stream=False) for entry in header.mix.entries]
+    """The canary of a run: tiny requests over the models of the mix in turn; a pool's fine-tunes share its turn."""
+    pools = {name: model.name for model in header.fleet.models for name in model.fine_tunes}
+    turns: dict[str, list[MixEntry]] = {}
+    for entry in header.mix.entries:
+        tiny = replace(entry, prompt_tokens=2, max_tokens=1, stream=False)
+        turns.setdefault(pools.get(entry.model, entry.model), []).append(tiny)
+    rota = list(turns.values())
     load, auth = header.load, _auth(header.target)
     limits = Limits(load.connect_timeout_s, load.total_timeout_s, load.total_timeout_s)
 
+    def entry_of(number: int) -> MixEntry:
+        turn, mine = divmod(number, len(rota))
+        return rota[mine][turn % len(rota[mine])]
+
     def template(number: int) -> Op:
-        entry = entries[number % len(entries)]
+        entry = entry_of(number)
         return _template(CANARY, PROBE_ENTRY, model=entry.model, tokens=0 if entry.kind == "embedding" else 1)
 
     async def probe(number: int, due_ns: int) -> Op:
-        entry = entries[number % len(entries)]
+        entry = entry_of(number)
         headers = {"Content-Type": "application/json", **auth}
         url = header.target.url_of(entry.model).rstrip("/") + PATHS[entry.kind]
         what = _Ask("POST", url, request_body(entry, number), headers, entry)

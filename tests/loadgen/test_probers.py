@@ -13,7 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import psutil
@@ -26,7 +27,7 @@ from history.reader import Requests, read_history
 from history.records import ClusterFacts, Mix, MixEntry, NodeFacts
 from history.rundir import RunDirectory
 from loadgen.control import EXIT_RECORDING
-from loadgen.probers import Prober, ProberProcess, probe_run
+from loadgen.probers import Prober, ProberProcess, canary, probe_run
 
 if TYPE_CHECKING:
     from tests.loadgen.load_runs import ROOT, prepared, wait_for
@@ -82,6 +83,22 @@ class Target:
         return answer
 
 
+def test_a_pool_has_one_turn_whatever_its_size() -> None:
+    """Hundreds of fine-tunes must not keep the canary from the other models: each pool's take its turn in turn."""
+    names = ("a", "ft-1", "ft-2", "ft-3", "b")
+    mix = Mix(tuple(MixEntry(name, "chat", 0.2) for name in names))
+    models = (SimpleNamespace(name="a", fine_tunes=()), SimpleNamespace(name="pool", fine_tunes=names[1:4]),
+              SimpleNamespace(name="b", fine_tunes=()))  # fmt: skip
+    header: Any = SimpleNamespace(
+        mix=mix, fleet=SimpleNamespace(models=models), target=SimpleNamespace(auth_env=""),
+        load=SimpleNamespace(connect_timeout_s=1.0, total_timeout_s=5.0),
+    )  # fmt: skip
+    session: Any = None
+    prober = canary(session, header, lambda op: None, lambda: 0)
+    asked = [prober._template(number).model for number in range(9)]
+    assert asked == ["a", "ft-1", "b", "a", "ft-2", "b", "a", "ft-3", "b"]
+
+
 @pytest.fixture
 def full_queue() -> Iterator[str]:
     """A URL where connection attempts are met with silence."""
@@ -129,15 +146,20 @@ def probed(folder: Path, seconds: float, silent: str) -> tuple[Requests, Target]
 
 def test_what_the_probers_record(tmp_path: Path, full_queue: str) -> None:
     requests, target = probed(tmp_path, 1.6, full_queue)
-    canary = requests.take(requests.source.where(CANARY))
-    assert 29 <= len(canary) <= 33
-    assert canary.kind.where(PROBE_ENTRY).all()
-    assert canary.outcome.where("ok").all()
-    assert (np.diff(canary.t_intended) == NS_PER_S // 20).all()
-    assert canary.seq.tolist() == list(range(len(canary)))
-    assert [canary.model[i] for i in range(6)] == ["a", "b", "c", "a", "b", "c"]
-    assert (canary.cluster[0], canary.node[0], canary.replica[0], canary.weights[0]) == ("amber", "n1", "r1", "local")
-    assert len(target.connections) == len(canary)  # a new connection each time
+    canaries = requests.take(requests.source.where(CANARY))
+    assert 29 <= len(canaries) <= 33
+    assert canaries.kind.where(PROBE_ENTRY).all()
+    assert canaries.outcome.where("ok").all()
+    assert (np.diff(canaries.t_intended) == NS_PER_S // 20).all()
+    assert canaries.seq.tolist() == list(range(len(canaries)))
+    assert [canaries.model[i] for i in range(6)] == ["a", "b", "c", "a", "b", "c"]
+    assert (canaries.cluster[0], canaries.node[0], canaries.replica[0], canaries.weights[0]) == (
+        "amber",
+        "n1",
+        "r1",
+        "local",
+    )
+    assert len(target.connections) == len(canaries)  # a new connection each time
     assert all(body.get("max_tokens", 1) == 1 for body in target.asked)
 
     clusters = requests.take(requests.source.where(CLUSTER_PROBER))
