@@ -18,6 +18,7 @@ from assertions.windows import edges
 from history.clock import NS_PER_S
 from history.op import NEVER
 from history.reader import Requests, Run, Text
+from reports.words import one_line
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -233,7 +234,7 @@ def by_cluster(run: Run, load: Load, bins: Bins, at_most: int = 6) -> Shares:
     if len(names) > at_most:
         names = sorted(sorted(names, key=lambda name: (-seen.get(name, 0), name))[: at_most - 1])
     counts = [np.bincount(bins.index[served & load.cluster.where(n)], minlength=len(bins)) for n in names]
-    shown = list(names)
+    shown = [one_line(name, 60) for name in names]
     anonymous = np.bincount(bins.index[load.ok], minlength=len(bins)) - (sum(counts) if counts else 0)
     if np.any(anonymous):
         shown.append("other or not told")

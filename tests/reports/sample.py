@@ -6,10 +6,11 @@ Plain module, loaded by path in conftest.py (and by the subprocess of the determ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, get_type_hints
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from assertions.result import (
@@ -101,9 +102,57 @@ def build(
     return Sample(run, _result(world, run, outcome))
 
 
+EVIL = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>|%0A::error::\n`x` {{7*7}} \x00\u202e"
+OURS = frozenset({"kind", "source", "outcome", "weights", "indicator", "unit", "window"})
+"""Fields whose words are this program's own, whatever a network answers."""
+
+
+def poisoned() -> Sample:
+    """A failed run in which every text is hostile that could come from a network, a fleet file or a user: all names,
+    addresses, errors, reasons, details, versions, switches, of header, result and history alike."""
+    made = build("fail", rate_rps=40, seconds=40)
+    run = made.run
+    words: dict[str, Any] = {
+        field.name: replace(column, words=poison(column.words))
+        for field in fields(run.history.requests)
+        if isinstance(column := getattr(run.history.requests, field.name), Text) and field.name not in OURS
+    }
+    events = tuple(
+        structs.replace(event, **{name: poison(getattr(event, name)) for name in ("model", "cluster", "node", "replica",
+        "error", "process", "detail")})
+        for event in run.history.events
+    )  # fmt: skip
+    history = History(replace(run.history.requests, **words), events)
+    return Sample(Run(poison(run.header), run.schedule, history), poison(made.result), poison(made.drill_text))
+
+
+def poison(value: Any) -> Any:
+    """The same value with EVIL behind every text in it (equal texts stay equal); Literals and OURS stay."""
+    if isinstance(value, str):
+        return value + EVIL if value else value
+    if isinstance(value, dict):
+        return {
+            poison(k) if k not in ("name", "t_emitted") else k: v if k == "name" else poison(v)
+            for k, v in value.items()
+        }
+    if isinstance(value, tuple | list):
+        return type(value)(poison(item) for item in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        hints = get_type_hints(type(value))
+        return replace(
+            value,
+            **{
+                field.name: poison(getattr(value, field.name))
+                for field in fields(value)
+                if field.init and field.name not in OURS and "Literal" not in str(hints[field.name])
+            },
+        )
+    return value
+
+
 def hostile() -> Sample:
     """Names and errors that would run as markup anywhere they are not escaped."""
-    evil = "</script><script>alert(1)</script>\"'><img src=x onerror=alert(2)>|%0A::error::\n`x` {{7*7}} \x00\u202e"
+    evil = EVIL
     names = (evil, f"a{evil}", "plain", "javascript:alert(3)")
     sample = build("fail", names=names, classes=(evil, evil, "base", "base"), error=evil, rate_rps=40, seconds=40)
     result = sample.result
@@ -170,6 +219,7 @@ def _requests(world: _World, refused: str) -> tuple[Requests, Schedule]:
         process=text(np.ones(sends), ("", "load")), kind=text(np.ones(sends), ("", ops.CHAT)),
         model=text(model + 1, words), cluster=text(served, ("", *CLUSTERS)), node=no, replica=no,
         error=text(error, errors), weights=text(np.ones(sends), ("", ops.RESIDENT)), outcome=text(outcome, outcomes),
+        fallback=no,
     )  # fmt: skip
     return requests, Schedule(offset, model.astype(np.int16))
 

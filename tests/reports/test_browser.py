@@ -156,6 +156,20 @@ def test_nothing_is_wider_than_the_window(browser: Any, sample: ModuleType, tmp_
     assert outside == []
 
 
+def test_a_wholly_hostile_run_runs_nowhere(browser: Any, sample: ModuleType, tmp_path: Path) -> None:
+    evil = sample.poisoned()
+    opened = open_page(browser, tmp_path / "report.html", html.render(evil.run, evil.result, evil.drill_text))
+    page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    for chart in page.locator("[id^=chart-]").all():
+        chart.scroll_into_view_if_needed()
+    page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert page.evaluate("document.querySelectorAll('img').length") == 0
+    assert "<script>alert(1)" in page.locator("body").inner_text()
+    assert opened.complaints == []
+    assert opened.requests == [(tmp_path / "report.html").as_uri()]
+
+
 def test_hostile_text_runs_nowhere(browser: Any, sample: ModuleType, tmp_path: Path) -> None:
     evil = sample.hostile()
     data = html.render(evil.run, evil.result, evil.drill_text)

@@ -142,6 +142,23 @@ def test_hostile_text_is_inert(sample: ModuleType) -> None:
     assert "\u202e" not in text
 
 
+def test_hostile_text_is_inert_wherever_it_stands(sample: ModuleType) -> None:
+    evil = sample.poisoned()
+    page = html.render(evil.run, evil.result, evil.drill_text)
+    tags, text = parse(page)
+    clean = sample.build("fail", rate_rps=40, seconds=40)
+    harmless, _ = parse(html.render(clean.run, clean.result, clean.drill_text))
+    assert {tag for tag, _ in tags} == {tag for tag, _ in harmless}
+    assert sum(tag == "script" for tag, _ in tags) == 3
+    assert all(not name.startswith("on") for _, attrs in tags for name in attrs)
+    loaded = [value for _, attrs in tags for name, value in attrs.items() if name in ("href", "src", "style")]
+    assert not [value for value in loaded if value and "alert" in value]
+    shown = text.count("<script>alert(1)</script>")
+    assert shown > 60, shown  # as text: names, reasons, addresses, versions, errors …
+    assert b"\x00" not in page
+    assert "\u202e" not in text
+
+
 def test_chart_data_cannot_end_its_script_element(sample: ModuleType) -> None:
     evil = sample.hostile()
     page = html.render(evil.run, evil.result, "").decode()
