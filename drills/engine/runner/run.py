@@ -63,7 +63,6 @@ def run_drill(
     custody = Custody(plan, directory, command_line, facts_to_heal(fleet), webhook=webhook)
     with _signals(view, stop) as cleaning, custody:
         make_directory(plan, directory)
-        custody.begin()
         session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop)
         interrupted = _carry_out(session, cleaning)
         merge_history(directory)

@@ -131,6 +131,7 @@ class Session:
     def _open(self) -> None:
         plan, directory = self.plan, self.directory
         self._undo.callback(self._attempt, "make sure that nothing is left", self._secure)
+        self._custody.begin()
         self.recorder = Recorder(OpWriter(directory.ops_file("runner")), self.clock)
         self._injector = Injector(self.fleet, self.recorder, self._custody)
         self._undo.callback(self.recorder.close)
@@ -190,8 +191,12 @@ class Session:
     def _secure(self) -> None:
         """Tells custody that nothing is left, after the environment has looked once more where something failed."""
         if not self._fleet_stopped or self._injector.hurt or self._injector.unhealed:
-            for line in restore_leftovers(self.plan.environment, facts_to_heal(self.fleet)):
-                self.view.note(line)
+            try:
+                for line in restore_leftovers(self.plan.environment, facts_to_heal(self.fleet)):
+                    self.view.note(line)
+            except Exception:
+                self.view.note(f"NOT healed: the lock stays. Next: blackstart restore {self.directory.path}")
+                raise
         self._custody.secure()
 
     def _note(self, text: str) -> None:

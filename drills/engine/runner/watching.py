@@ -113,6 +113,7 @@ class Watching:
         """Shows the run until it is over; returns how it ended, in one sentence."""
         tail: Tail | None = None
         while self._alive():
+            began = time.monotonic()
             if tail is None and self._directory.header.is_file() and self._directory.schedule.is_file():
                 tail = Tail(self._directory, self._directory.read_header(), self._directory.read_schedule())
             if tail is not None:
@@ -122,7 +123,7 @@ class Watching:
                 if start != NEVER and not run.history.of_kind(LOAD_STOP):
                     self._stamp.at_s = self._since(run, self._clock())
                     self._view.tick(strip_of(run, self._clock(), start, self._phase))
-            self._sleep(POLL_S)
+            self._sleep(max(POLL_S, 5 * (time.monotonic() - began)))  # whoever watches must not disturb the run
         if self._directory.header.is_file() and self._directory.schedule.is_file():
             self._tell_new(read_run(self._directory.path))
         return self.ended()

@@ -180,11 +180,13 @@ class Locks:
 
 
 def user() -> str:
-    """Who runs this, as far as the system knows."""
+    """Who runs this, as far as the system knows; with sudo, who asked it to."""
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (KeyError, OSError):
-        return str(os.getuid())
+        name = str(os.getuid())
+    behind = os.environ.get("SUDO_USER", "")
+    return f"{name} (sudo by {behind})" if behind and behind != name else name
 
 
 def boot_id() -> str:
