@@ -26,12 +26,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 
 from fleet.environments.kind import containers, manifests
-from fleet.environments.kind.kubernetes.client import Api
+from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
-from fleet.environments.kind.topology import AGENT_PORT, NAMESPACE, REPLICA_LABEL, ClusterTopology
+from fleet.environments.kind.topology import AGENT_PORT, API_PORT, NAMESPACE, ClusterTopology
 from fleet.environments.local.control import PHASES, State, Wish
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
@@ -41,10 +41,9 @@ from history.errors import FleetError
 from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
 
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
-PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
 CALM_S: Final = 1.5
 """Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
-BUSY_S: Final = 0.25
+BUSY_S: Final = 0.4
 ASK_S: Final = 0.4
 FIRST_PORT: Final = 20000
 
@@ -89,6 +88,7 @@ class Adapter:
         self._early: list[tuple[str, State]] = []
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
+        self._boots: Mapping[str, float] = {}
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -120,20 +120,21 @@ class Adapter:
         """Made from the kubeconfig as it is now: a cluster that was made anew has another."""
         return Api(self._config.kubeconfig, self._config.api_address, self._config.topology.name)
 
-    def _boots(self) -> dict[str, float]:
-        return containers.boots(containers.of_cluster(self._config.topology.kind_name))
-
     def _sight(self) -> Sight:
-        self._api_now = self._api()
-        return Sight(self._api_now, self._config.topology.node_names, self._boots())
+        self._api_now = None
+        require_open(self._config.api_address, API_PORT)
+        api, self._boots = self._api(), containers.boots(containers.of_cluster(self._config.topology.kind_name))
+        self._api_now = api
+        return Sight(api, self._config.topology.node_names, self._boots)
 
     def _keep_gpus(self) -> None:
         """Looks at the nodes for ever, and puts on what is missing."""
         machines, wait_s = self._config.topology.machines, BUSY_S
         while not self._stop.wait(wait_s):
             nodes: tuple[NodeNow, ...] = ()
-            with contextlib.suppress(FleetError):
-                nodes = reconcile(self._api_now or self._api(), machines, self._boots())
+            if (api := self._api_now) is not None:
+                with contextlib.suppress(FleetError):
+                    nodes = reconcile(api, machines, self._boots)
             if lacking := [f"{node.name}: {', '.join(node.missing)}" for node in nodes if node.missing]:
                 self._log.warning("put on again: %s", "; ".join(lacking))
             self._nodes = nodes
@@ -152,7 +153,7 @@ class Adapter:
     def lost(self) -> None:
         """See ``watch.Taker``."""
         self._log.warning("Kubernetes does not answer")
-        self._nodes = ()
+        self._nodes, self._api_now = (), None
         self._loop.call_soon_threadsafe(self.end_streams)
 
     def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:
@@ -225,9 +226,7 @@ class Adapter:
         if log is not None and known is not None:
             log.append(**known)
         api = self._alive()
-        deleted = await asyncio.to_thread(api.delete, f"{DEPLOYMENTS}/{name}")
-        selector = f"{REPLICA_LABEL}={name}"
-        await asyncio.to_thread(api.delete, PODS, labelSelector=selector)
+        deleted = await asyncio.to_thread(partial(api.delete, f"{DEPLOYMENTS}/{name}", propagationPolicy="Background"))
         return web.json_response({"deleted": deleted})
 
     async def state(self, request: web.Request) -> web.Response:

@@ -8,11 +8,12 @@ never places a replica.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from fleet.environments.kind import containers, faults, lifecycle
-from fleet.environments.kind.kubernetes.client import Api
+from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import FAILED, PENDING, READY, pod_of
 from fleet.environments.kind.kubernetes.watch import PATH, PodWatch, Sight
@@ -32,6 +33,7 @@ from history.records import ClusterFacts, NodeFacts, Placement, Signal
 
 UNREACHABLE: Final = "unreachable"
 VERIFY_S: Final = 0.5
+LOOK_S: Final = 0.2
 SILENT: Final = ("refused", "unreachable", "connect-timeout", "reset")
 
 
@@ -59,6 +61,7 @@ class KindCluster(Restoration):
         self._topology = topology
         self._home = home
         self._layout_of: Callable[[], Layout] = lambda: lay_out(home.state, home.folder)
+        self._booting = False
         self._building: threading.Thread | None = None
         self._broken: BaseException | None = None
 
@@ -142,11 +145,13 @@ class KindCluster(Restoration):
 
     def power_on(self) -> None:
         """``docker start`` of every node container, each at its own address."""
+        self._booting = True
         containers.start(self._topology.containers, self._home.state.addresses)
 
     def verify_power_on(self) -> tuple[Signal, ...]:
         """API ready, every node's kubelet back, GPUs allocatable as declared; each asked now."""
         wanted = {machine.name: machine.gpus for machine in self._topology.machines}
+        time.sleep(LOOK_S if self._booting else 0.0)  # whoever waits for it asks over and over, and takes its cores
         api_answer = ask(self._api_url(), timeout_s=VERIFY_S)
         try:
             nodes = {node.name: node for node in self._nodes()} if api_answer.ok else {}
@@ -157,6 +162,9 @@ class KindCluster(Restoration):
             f"{name} {nodes[name].gpus if name in nodes else 0} of {count}" for name, count in wanted.items()
         )
         gpus = all(name in nodes and nodes[name].gpus == count for name, count in wanted.items())
+        if self._booting and gpus and len(ready) == len(wanted):
+            containers.weigh(self._topology.containers, containers.FULL_SHARES)
+            self._booting = False
         return (
             Signal("api", api_answer.ok, str(api_answer)),
             Signal("nodes", len(ready) == len(wanted), f"{len(ready)} of {len(wanted)} ready"),
@@ -298,6 +306,7 @@ class KindCluster(Restoration):
         return containers.boots(containers.inspect(self._topology.containers))
 
     def _sight(self) -> Sight:
+        require_open(self._home.state.addresses[self._topology.control_plane], API_PORT)
         return Sight(self._api(), self._topology.node_names, self._boots())
 
     def _nodes(self) -> tuple[NodeNow, ...]:

@@ -1,6 +1,6 @@
 """``KindFleet``: a fleet of real Kubernetes clusters as the harness sees it.
 
-Implements ``fleet.protocols.Fleet``. It uses the fleet that ``blackstart fleet up`` made when that is the one meant, and
+Implements ``fleet.protocols.Fleet``. It uses the fleet that ``blackstart fleet up`` made when it is the one meant, and
 leaves it as it found it; else it makes one and takes it away at the end. It never places a replica.
 """
 

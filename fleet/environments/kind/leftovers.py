@@ -48,6 +48,7 @@ def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder)
         done.append(f"{name} thawed")
     if any(one.state not in ("running", "paused") for one in found):
         containers.start(wanted, state.addresses)
+        containers.weigh(wanted, containers.FULL_SHARES)
         done.append(f"{name} started again")
     for one in wanted:
         with contextlib.suppress(FleetError):

@@ -144,9 +144,10 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
         say("the processes outside the clusters are started again")
         hosting.stop(folder)
         hosting.start(state, folder, say)
-    state = folder.change()
     hosting.await_served(state, folder, say)
-    return state
+    for cluster in state.clusters:
+        containers.weigh(cluster.containers, containers.FULL_SHARES)
+    return folder.change()
 
 
 def _require_free_names(spec: FleetSpec, folder: Folder) -> None:
@@ -227,8 +228,7 @@ def _put_gpus(api: Api, cluster: ClusterTopology) -> None:
 
 
 def _all_containers() -> tuple[Container, ...]:
-    names = containers.docker("ps", "--all", "--filter", f"label={containers.LABEL}", "--format", "{{.Names}}").split()
-    return containers.inspect(names)
+    return containers.labelled()
 
 
 def _complaint(log: Path) -> str:

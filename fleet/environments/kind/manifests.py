@@ -37,6 +37,8 @@ CONFIG_VARIABLE: Final = "BLACKSTART_POD"
 NODE_VARIABLE: Final = "BLACKSTART_NODE"
 HOST_VARIABLE: Final = "BLACKSTART_HOST"
 TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
+CPU: Final = "50m"
+"""Asked for by each pod: those that ask for nothing starve while others of their node are busy."""
 GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
@@ -188,8 +190,7 @@ def _pod(
         },
         "volumeMounts": [{"name": "cache", "mountPath": CACHE}],
     }
-    if limits:
-        container["resources"] = {"limits": dict(limits)}
+    container["resources"] = {"requests": {"cpu": CPU, "memory": "64Mi"}, "limits": dict(limits)}
     return {
         "hostNetwork": True,
         "enableServiceLinks": False,

@@ -93,7 +93,7 @@ def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() ->
     body = manifests.deployment("img", server(), {"c": "amber-n1"}, hint="amber-n1")
     pod = body["spec"]["template"]["spec"]
     (container,) = pod["containers"]
-    assert container["resources"] == {"limits": {"nvidia.com/gpu": "4"}}
+    assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["imagePullPolicy"] == "Never"
     assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 20001}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
@@ -124,6 +124,6 @@ def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token
     body = manifests.agents("img", configs)
     assert "tell-nobody" not in str(body)
     pod = body["spec"]["template"]["spec"]
-    assert "resources" not in pod["containers"][0], "agents take no GPU"
+    assert pod["containers"][0]["resources"]["limits"] == {}, "agents take no GPU"
     config = agent_config(env_of(pod) | {"BLACKSTART_NODE": "two", "BLACKSTART_TOKEN": "x"})
     assert (config.node, config.cache_dir, config.token) == ("two-n", Path("/c"), "x")

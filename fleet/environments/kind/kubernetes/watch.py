@@ -19,7 +19,7 @@ from history.clock import Clock, now_ns
 from history.errors import FleetError
 
 SILENCE_S: Final = 3.0
-RETRY_S: Final = 0.1
+RETRY_S: Final = 0.3
 PATH: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
 GONE_STATUS: Final = 410
 

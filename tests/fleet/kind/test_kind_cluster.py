@@ -1,0 +1,286 @@
+"""The controls of a kind cluster against a Docker that is a script: what is asked, and what is believed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fleet import fleets
+from fleet.environments.kind import containers, faults, lifecycle
+from fleet.environments.kind.cluster import KindCluster
+from fleet.environments.kind.fleet import KindFleet
+from fleet.environments.kind.leftovers import facts, restore
+from fleet.environments.kind.state import FleetState, Folder, state_root
+from fleet.environments.kind.topology import topology
+from fleet.environments.local.ask import Answer
+from fleet.protocols import (
+    Cluster,
+    ControlPlaneControl,
+    FreezeControl,
+    PartitionControl,
+    PowerControl,
+    RebuildControl,
+    StoreControl,
+    TrafficControl,
+)
+from history.errors import FaultError, FleetError
+
+
+class FakeDocker:
+    """Containers with a state and an address; remembers every call that changes something."""
+
+    def __init__(self, marker: str) -> None:
+        self.boxes: dict[str, dict[str, Any]] = {}
+        self.calls: list[tuple[str, ...]] = []
+        self.rules: set[str] = set()
+        self.marker = marker
+
+    def add(self, name: str, cluster: str, address: str, marker: str | None = None) -> None:
+        mark = self.marker if marker is None else marker
+        self.boxes[name] = {
+            "Name": f"/{name}",
+            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster}},
+            "State": {"Status": "running", "StartedAt": "2026-11-24T12:00:00.5Z"},
+            "NetworkSettings": {"Networks": {"blackstart": {"IPAddress": address}}},
+            "Mounts": [{"Destination": "/blackstart", "Source": mark}] if mark else [],
+        }
+
+    def __call__(self, *words: str, timeout_s: float = 0.0) -> str:
+        verb, names = words[0], [word for word in words[1:] if word in self.boxes]
+        if verb == "ps":
+            label = next(word for word in words if word.startswith("label="))
+            _, _, cluster = label.removeprefix("label=").partition("=")
+            of = [n for n, b in self.boxes.items() if cluster in ("", b["Config"]["Labels"]["io.x-k8s.kind.cluster"])]
+            return "\n".join(of)
+        if verb == "inspect":
+            return json.dumps([self.boxes[name] for name in names])
+        if words[:2] == ("network", "inspect"):
+            raise FleetError("no such network", hint="")
+        self.calls.append(words)
+        if verb == "exec":
+            return self._exec(words[1], words[-1])
+        after = {"kill": "exited", "start": "running", "pause": "paused", "unpause": "running"}
+        for name in names:
+            if verb == "rm":
+                del self.boxes[name]
+            elif verb in after:
+                self.boxes[name]["State"]["Status"] = after[verb]
+        return ""
+
+    def _exec(self, name: str, script: str) -> str:
+        if script == faults.SHOW:
+            return faults.HOLE if name in self.rules else ""
+        (self.rules.add if "-j DROP" in script else self.rules.discard)(name)
+        return ""
+
+    def verbs(self) -> list[str]:
+        return [call[0] for call in self.calls]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    folder = Folder(tmp_path / "kind")
+    spec = fleets.three_clusters()
+    names = [name for cluster in topology(spec) for name in cluster.containers]
+    folder.write(
+        FleetState(
+            fleet_id="f1",
+            spec=spec,
+            token="tell-nobody",
+            node_image="n",
+            serving_image="s",
+            kind="kind",
+            subnet="172.29.0.0/16",
+            host="172.29.0.1",
+            gateway_port=0,
+            ports={
+                "gateway": 1,
+                "allocator": 2,
+                "prometheus": 3,
+                "store-weights": 4,
+                **{f"adapter-{c.name}": 5 for c in spec.clusters},
+            },
+            addresses={name: f"172.29.0.{number}" for number, name in enumerate(names, 2)},
+            complete=True,
+        )
+    )
+    return folder
+
+
+@pytest.fixture
+def fake(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
+    fake = FakeDocker(str(folder.marker))
+    state = folder.read()
+    assert state is not None
+    for cluster in state.clusters:
+        for name in cluster.containers:
+            fake.add(name, cluster.kind_name, state.addresses[name])
+    monkeypatch.setattr(containers, "docker", fake)
+    monkeypatch.setattr(containers, "ask_engine", lambda path: None)
+    return fake
+
+
+@pytest.fixture
+def cobalt(folder: Folder, fake: FakeDocker) -> KindCluster:
+    return KindFleet(fleets.three_clusters(), folder=folder).clusters[1]
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, api: Answer, node: Answer) -> None:
+    def ask(url: str, **_: object) -> Answer:
+        return api if url.startswith("https") else node
+
+    monkeypatch.setattr("fleet.environments.kind.cluster.ask", ask)
+
+
+OK, HUNG = Answer("u", "answered", 200), Answer("u", "no-answer")
+GONE = Answer("u", "unreachable")
+
+
+def good(signals: tuple[Any, ...]) -> list[bool]:
+    return [signal.ok for signal in signals]
+
+
+def test_it_has_every_control(cobalt: KindCluster, folder: Folder) -> None:
+    for protocol in (Cluster, PowerControl, FreezeControl, PartitionControl, ControlPlaneControl, RebuildControl):
+        assert isinstance(cobalt, protocol)
+    assert isinstance(cobalt, TrafficControl)
+    assert isinstance(KindFleet(fleets.three_clusters(), folder=folder), StoreControl)
+
+
+def test_power_loss_kills_all_containers_in_one_call(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cobalt.power_off()
+    names = ("blackstart-cobalt-control-plane", "blackstart-cobalt-worker", "blackstart-cobalt-worker2")
+    assert fake.calls == [("kill", *names)]
+    answers(monkeypatch, GONE, GONE)
+    assert good(cobalt.verify_power_off()) == [True, True, True]
+    cobalt.power_off()
+    assert fake.verbs() == ["kill"], "idempotent"
+    answers(monkeypatch, GONE, OK)
+    assert good(cobalt.verify_power_off()) == [True, True, False], "one node answers: it is not off"
+
+
+def test_a_signature_that_docker_cannot_give_is_refused(cobalt: KindCluster) -> None:
+    with pytest.raises(FaultError, match="refused"):
+        cobalt.power_off("refused")
+
+
+def test_power_returns_to_the_same_addresses(cobalt: KindCluster, fake: FakeDocker) -> None:
+    cobalt.power_off()
+    fake.calls.clear()
+    cobalt.power_on()
+    kept = {call[-1]: call[3] for call in fake.calls if call[:2] == ("network", "connect")}
+    assert kept == {
+        "blackstart-cobalt-control-plane": "172.29.0.5",
+        "blackstart-cobalt-worker": "172.29.0.6",
+        "blackstart-cobalt-worker2": "172.29.0.7",
+    }
+    assert fake.verbs()[-1] == "start", "addresses are fixed before anything starts"
+    cobalt.power_on()
+    assert fake.verbs().count("start") == 1
+
+
+def test_frozen_means_paused_and_silent_on_open_connections(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cobalt.freeze()
+    answers(monkeypatch, HUNG, HUNG)
+    assert good(cobalt.verify_frozen()) == [True, True, True]
+    answers(monkeypatch, GONE, HUNG)
+    assert not all(good(cobalt.verify_frozen()))
+    cobalt.thaw()
+    answers(monkeypatch, OK, OK)
+    assert good(cobalt.verify_thawed()) == [True, True, True]
+
+
+def test_a_partition_spares_the_clusters_own_nodes_and_pods(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cobalt.cut_off()
+    script = fake.calls[0][-1]
+    for friend in ("172.29.0.5", "172.29.0.6", "172.29.0.7", "10.102.0.0/16"):
+        assert f"-s {friend} -j RETURN" in script
+        assert f"-d {friend} -j RETURN" in script
+    assert "172.29.0.2" not in script.replace("172.29.0.2\n", ""), "a node of amber is no friend"
+    assert script.index("-j RETURN") < script.index("-j DROP") < script.index("-I PREROUTING")
+    answers(monkeypatch, Answer("u", "connect-timeout"), Answer("u", "connect-timeout"))
+    assert good(cobalt.verify_cut_off()) == [True, True, True]
+    cobalt.reconnect()
+    answers(monkeypatch, OK, OK)
+    assert good(cobalt.verify_reconnected()) == [True, True, True]
+
+
+def test_a_control_plane_cut_wants_the_data_plane_alive(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cobalt.cut_control_plane()
+    assert [call[1] for call in fake.calls] == ["blackstart-cobalt-control-plane"], "no other node is touched"
+    answers(monkeypatch, Answer("u", "refused"), OK)
+    assert good(cobalt.verify_control_plane_cut()) == [True, True]
+    answers(monkeypatch, Answer("u", "refused"), GONE)
+    assert good(cobalt.verify_control_plane_cut()) == [True, False]
+
+
+def test_the_opt_in_marker_is_asked_of_docker(cobalt: KindCluster, fake: FakeDocker) -> None:
+    assert "fleet f1" in cobalt.opted_in()
+    fake.boxes["blackstart-cobalt-worker"]["Mounts"] = []
+    assert cobalt.opted_in() == "", "one container that is not ours closes the cluster"
+
+
+def test_down_removes_what_is_ours_and_nothing_else(folder: Folder, fake: FakeDocker) -> None:
+    fake.add("blackstart-amber-extra", "blackstart-amber", "172.29.0.99", marker="/somebody/else")
+    fake.add("stranger-control-plane", "stranger", "172.29.0.98", marker="")
+    lifecycle.down(folder, lambda _: None)
+    assert set(fake.boxes) == {"blackstart-amber-extra", "stranger-control-plane"}
+    assert not folder.root.exists()
+    lifecycle.down(folder, lambda _: None)
+
+
+def test_a_name_that_somebody_else_has_is_refused(folder: Folder, fake: FakeDocker) -> None:
+    fake.boxes.clear()
+    fake.add("blackstart-jade-control-plane", "blackstart-jade", "172.29.0.2", marker="/somebody/else")
+    with pytest.raises(FleetError, match="blackstart-jade"):
+        lifecycle._require_free_names(fleets.three_clusters(), folder)
+    assert list(fake.boxes) == ["blackstart-jade-control-plane"]
+
+
+def test_leftovers_of_a_fleet_that_was_up_are_healed_and_it_stays(folder: Folder, fake: FakeDocker) -> None:
+    told = json.loads(json.dumps(facts(folder, found_up=True)))
+    assert restore(told) == (), "nothing was left"
+    fake("kill", *topology(fleets.three_clusters())[1].containers)
+    fake("pause", "blackstart-jade-worker")
+    fake.rules.add("blackstart-amber-worker")
+    done = restore(told)
+    assert any("cobalt started" in line for line in done)
+    assert any("jade thawed" in line for line in done)
+    assert any("amber-worker connected" in line for line in done)
+    assert {box["State"]["Status"] for box in fake.boxes.values()} == {"running"}
+    assert fake.rules == set()
+
+
+def test_leftovers_of_a_fleet_that_the_run_made_go_away(folder: Folder, fake: FakeDocker) -> None:
+    assert restore(facts(folder, found_up=False))
+    assert fake.boxes == {}
+    assert restore(facts(folder, found_up=False)) == ()
+    assert restore({}) == ()
+
+
+def test_the_state_is_readable_by_its_owner_alone_and_comes_back_as_it_was(folder: Folder) -> None:
+    state = folder.read()
+    assert state is not None
+    assert folder.file.stat().st_mode & 0o077 == 0
+    assert state.spec == fleets.three_clusters()
+    assert "tell-nobody" not in repr(state)
+    folder.file.write_text("{")
+    with pytest.raises(FleetError, match="cannot be read"):
+        folder.read()
+
+
+def test_the_state_directory_follows_the_environment() -> None:
+    assert state_root({"BLACKSTART_STATE": "/s"}) == Path("/s/kind")
+    assert state_root({"XDG_STATE_HOME": "/x"}) == Path("/x/blackstart/kind")
+    assert state_root({"HOME": "/h"}) == Path("/h/.local/state/blackstart/kind")
