@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         PowerLoss,
         Restore,
         Stage,
+        StoryPost,
         WeightStoreBrownout,
     )
     from drills.engine.nouns import guards as guards
@@ -62,6 +63,7 @@ __all__ = [
     "Restore",
     "Stage",
     "StoreSpec",
+    "StoryPost",
     "Switches",
     "WeightStoreBrownout",
     "fleets",

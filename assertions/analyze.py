@@ -137,6 +137,7 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
         unknown=found.unknown,
         unplaceable=_unplaceable(scope, members),
         failback_bad=int((failback == BAD).sum()),
+        degraded=int((case.load.degraded[rows] & case.load.in_window("fault")[rows]).sum()),
     )
 
 
@@ -182,6 +183,9 @@ def _totals(case: Case) -> Totals:
     codes, counts = np.unique(errors, return_counts=True)
     words = case.load.ops.error.words
     named = {words[int(code)] or "late": int(count) for code, count in zip(codes, counts, strict=True)}
+    if degraded := int(case.load.degraded.sum()):
+        named |= {"degraded": degraded, "late": named.get("late", 0) - degraded}
+        named = {name: count for name, count in named.items() if count}
     lost = int((state[case.load.in_window("fault")] == BAD).sum()) if case.edges.injected is not None else 0
     return Totals(
         sent=len(state),
@@ -190,6 +194,7 @@ def _totals(case: Case) -> Totals:
         unknown=int((state == UNKNOWN).sum()),
         lost=lost,
         errors=dict(sorted(named.items(), key=lambda item: (-item[1], item[0]))),
+        degraded=int(case.load.degraded.sum()),
     )
 
 

@@ -64,6 +64,8 @@ class ModelRecovery:
     unknown: int = 0
     unplaceable: str = ""
     failback_bad: int = 0
+    degraded: int = 0
+    """Of ``bad``: answered in time or not, but by the model's fallback."""
     canary_failed: int = 0
     canary_back_s: Interval | None = None
     """Probes over new connections that failed in the fault window; [the last before the first answer, that answer]."""
@@ -161,6 +163,8 @@ class Totals:
     unknown: int
     lost: int
     errors: dict[str, int] = field(default_factory=dict)
+    degraded: int = 0
+    """Of ``bad``: answered by a fallback."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ class Load:
     edges: Edges
 
     @cached_property
+    def degraded(self) -> Bools:
+        """Answered, but by the model's fallback: no good answer, and told apart from failures."""
+        answered: Bools = self.ok & (self.ops.fallback.codes != 0)
+        return answered
+
+    @cached_property
     def latency_ms(self) -> NDArray[np.float64]:
         """t_done - t_intended in ms; meaningless where ``ok`` is false."""
         return (self.ops.t_done - self.ops.t_intended) / NS_PER_MS
@@ -65,7 +71,7 @@ class Load:
 
 
 def judge(run: Run, edges: Edges) -> Load:
-    """Every load op -> good, bad or unknown.
+    """Every load op -> good, bad or unknown. An answer that is late, or that the model's fallback gave, is bad.
 
     An op that says ok and whose times contradict it (done before it was sent or due) is unknown: a damaged record.
     """
@@ -76,7 +82,7 @@ def judge(run: Run, edges: Edges) -> Load:
     said_ok, said_fail = ops.outcome.where("ok"), ops.outcome.where("fail")
     ok = said_ok & (ops.t_done >= ops.t_intended) & (ops.t_done >= ops.t_sent) & (ops.t_sent >= 0)
     within_ns = round(run.header.load.good_within_ms * NS_PER_MS)
-    late = ok & (ops.t_done - ops.t_intended > within_ns)
+    late = ok & ((ops.t_done - ops.t_intended > within_ns) | (ops.fallback.codes != 0))
     state = np.where(ok & ~late, GOOD, np.where(said_fail | late, BAD, UNKNOWN)).astype(np.int8)
     struck = np.zeros(len(ops), np.bool_)
     if edges.injected is not None:

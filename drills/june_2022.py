@@ -6,6 +6,7 @@ It passes when the outage comes out as the report tells it. `--with all` shows w
 what each of them does.
 """
 
+import tomllib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -21,17 +22,19 @@ from blackstart import (
     PowerLoss,
     Restore,
     Stage,
+    StoryPost,
     fleets,
     guards,
 )
 from blackstart import objectives as o
 
+FOLDER = Path(__file__).with_suffix("")
+POSTS = tomllib.loads((FOLDER / "status_posts.toml").read_text(encoding="utf-8"))["posts"]
+STORY = tuple(StoryPost(post["minutes"], post["at"], post["text"]) for post in POSTS)
 SCALE = 300.0  # seconds of 2022 in one second of the run
 HOUR = 3600 / SCALE
 BACK_H = 10.45  # the cluster is built anew, and traffic begins to return
-OLD_INGRESS, NEW_INGRESS = (
-    (Path(__file__).with_suffix("") / name).read_text(encoding="utf-8") for name in ("ingress.yaml", "ingress-v1.yaml")
-)
+OLD_INGRESS, NEW_INGRESS = ((FOLDER / name).read_text(encoding="utf-8") for name in ("ingress.yaml", "ingress-v1.yaml"))
 
 
 def restore(checked: bool) -> Restore:
@@ -107,6 +110,7 @@ def replay(remedies: Collection[str] = ()) -> Drill:
         guards=[guards.run_time()],
         time_scale=SCALE,
         recovery_until="end",
+        story=STORY,
         ablation=ABLATION,
     )
 

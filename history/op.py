@@ -152,6 +152,8 @@ class Op(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     error: str = ""
     status: int = 0
     weights: str = ""
+    fallback: str = ""
+    """The other model that answered instead (``x-fallback``): a degraded answer, which is no good one."""
     tokens_expected: int = 0
     tokens: int = 0
     detail: dict[str, Any] = {}

@@ -28,7 +28,9 @@ Codes = NDArray[np.int32]
 
 OUTCOMES = ("ok", "fail", "unknown")
 _INT_FIELDS = ("t_intended", "t_sent", "t_first_byte", "t_done", "seq", "status", "tokens_expected", "tokens")
-_TEXT_FIELDS = ("source", "process", "kind", "model", "cluster", "node", "replica", "error", "weights", "outcome")
+_TEXT_FIELDS = (
+    *("source", "process", "kind", "model", "cluster", "node", "replica", "error", "weights", "outcome", "fallback"),
+)
 _MOST = 2**62
 """No time or count of a run is larger; a line that says so is damaged."""
 _DAMAGE = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -84,6 +86,7 @@ class Requests:
     error: Text
     weights: Text
     outcome: Text
+    fallback: Text
 
     def __len__(self) -> int:
         return len(self.t_intended)

@@ -144,6 +144,15 @@ class Signal:
 
 
 @dataclass(frozen=True)
+class StoryPost:
+    """What was told at the time of an outage that a drill replays. ``minutes`` since it began, on its own clock."""
+
+    minutes: float
+    wall: str
+    text: str
+
+
+@dataclass(frozen=True)
 class StepFacts:
     """A step in words, for pages: ``kind`` is the noun, ``text`` what the drill script says."""
 
@@ -299,5 +308,7 @@ class RunHeader:
     """Where the fault window ends: at the restore call, or, where recovery may need the restore, with the load."""
     says_end: bool = False
     """The runner's last op is a RUN_END; without one the harness died (headers of older runs: nobody knows)."""
+    story: tuple[StoryPost, ...] = ()
+    """For a replay: what was posted then, for pages to set beside what the run showed."""
     schema_version: int = SCHEMA_VERSION
     notes: tuple[str, ...] = field(default_factory=tuple)

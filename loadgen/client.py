@@ -168,6 +168,7 @@ class Client:
             error=error,
             status=response.status,
             weights=response.header("x-weights"),
+            fallback=response.header("x-fallback"),
             tokens_expected=tokens_expected(ask),
             tokens=answer.tokens,
             detail={"said": said} if said else {},

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from assertions.result import Check, ForecastRow, ModelRecovery, ObjectiveResult, Result
 from history.reader import Run
-from reports import chartset, series, strips, tables, timeline
+from reports import chartset, clocks, series, strips, tables, timeline
 from reports.chartset import Chart
 from reports.facts import budget_of, lost_of, objective_of, recovered_of, worst_first
 from reports.strips import Axis, Drawing
@@ -85,6 +85,7 @@ class Page:
     faults: tuple[Fault, ...]
     charts: tuple[Chart, ...]
     posts: tuple[Post, ...]
+    replay: clocks.Replay | None
     errors: Table
     slowest: Table
     new_connections: Table
@@ -115,6 +116,7 @@ def build(run: Run, result: Result, drill_text: str, history_sha256: str) -> Pag
     forecast, forecast_note = _forecast(run, result)
     objectives, objectives_note = _objectives(result.objectives)
     cut = len(drill_text) - MAX_DRILL_CHARS
+    posts = timeline.posts(run, result, origin)[:60]
     return Page(
         title=one_line(result.drill, 80),
         subtitle=_subtitle(run, result),
@@ -132,7 +134,8 @@ def build(run: Run, result: Result, drill_text: str, history_sha256: str) -> Pag
         forecast_note=forecast_note,
         faults=tuple(_fault(result, i) for i in range(min(len(result.faults), 8))),
         charts=chartset.build(run, result, load, origin),
-        posts=timeline.posts(run, result, origin)[:60],
+        posts=posts,
+        replay=clocks.build(run, result, load, posts, origin),
         errors=tables.errors(load),
         slowest=tables.slowest(load),
         new_connections=tables.new_connections(result),

@@ -17,6 +17,7 @@ from drills.engine.nouns.located import Located, Problem, Where
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.stages import Stage
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
+from history.records import StoryPost
 
 __all__ = [
     "Ablation",
@@ -41,6 +42,7 @@ __all__ = [
     "Restore",
     "Stage",
     "Step",
+    "StoryPost",
     "Until",
     "WeightStoreBrownout",
     "Where",

@@ -18,7 +18,7 @@ from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
 from fleet.spec import FleetSpec
-from history.records import LoadSpec, Mix
+from history.records import LoadSpec, Mix, StoryPost
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ class Drill(Located):
     """One second of the run stands for so many seconds of what it replays; every page shows both clocks."""
     recovery_until: Literal["restore", "end"] = "restore"
     """``end``: recovery may need the restore, so the fault window goes on after it."""
+    story: tuple[StoryPost, ...] = ()
+    """What was posted in the outage that this drill replays; pages set it beside what the run showed."""
     ablation: Ablation | None = None
     """What the drill can be with and without, for ``run --with`` and ``run --ablate``."""
 

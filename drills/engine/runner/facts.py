@@ -47,6 +47,7 @@ def make_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_l
         prometheus=fleet.prometheus_url is not None,
         time_scale=drill.time_scale,
         recovery_until=drill.recovery_until,
+        story=drill.story,
         says_end=True,
         notes=() if fleet.prometheus_url is not None else (f"no Prometheus: {fleet.prometheus_absent}",),
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fleet.environments.local.control import ControlConfig
     from fleet.environments.local.layout import Layout
 
-ASK_S: Final = 1.0
+ASK_S: Final = 5.0
 SILENT_S: Final = 0.4
 
 

@@ -1,0 +1,163 @@
+"""A replay's own clock: what a run shows in the time that it stands for, beside what was told in that outage.
+
+Called by page.py for runs with a time scale, a story or a restore in stages. Says nothing that no op supports; the
+story's posts are shown as they were, never judged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from assertions.result import ModelRecovery, Result
+from history.clock import NS_PER_S
+from history.op import RESTORE_STAGE
+from history.reader import Run
+from reports.series import Load
+from reports.tables import Table
+from reports.timeline import Post
+from reports.words import NONE, one_line, seconds
+
+LEFT = "timeout"
+"""The client hung up at its time-out: what a gateway counts as 499."""
+FULL = "http-429"
+BARS = "▁▂▃▄▅▆▇█"
+CURVE_BINS = 40
+
+
+@dataclass(frozen=True)
+class Told:
+    """One line of the two timelines: what was posted then, or what the run showed."""
+
+    at: str
+    run: str
+    then: str
+    now: str
+
+
+@dataclass(frozen=True)
+class Replay:
+    """``clock``: the scale in words. ``curves``: (class, what, curve as bars, sentence) of 429 and 499."""
+
+    clock: str
+    classes: Table
+    stages: Table
+    told: tuple[Told, ...]
+    curves: tuple[tuple[str, str, str, str], ...]
+
+
+def build(run: Run, result: Result, load: Load, posts: tuple[Post, ...], origin_ns: int) -> Replay | None:
+    """None for a run on its own clock without story and stages."""
+    header, scale = run.header, run.header.time_scale
+    stages = run.history.of_kind(RESTORE_STAGE)
+    if scale == 1.0 and not header.story and not stages:
+        return None
+    return Replay(
+        clock=f"1 s of the run stands for {scale:g} s: 1 h is {3600 / scale:g} s." if scale != 1.0 else "",
+        classes=_classes(result, load, scale),
+        stages=Table(
+            ("stage of the restore", "began", "took", "in the run", "check"),
+            tuple(
+                (
+                    one_line(str(op.detail.get("name", "")), 80),
+                    stands_for((op.t_intended - origin_ns) / NS_PER_S, scale),
+                    stands_for((op.t_done - op.t_intended) / NS_PER_S, scale),
+                    f"{(op.t_intended - origin_ns) / NS_PER_S:.1f} s",
+                    _check(op.detail),
+                )
+                for op in stages[:40]
+            ),
+            "",
+            1,
+        ),
+        told=_told(run, posts, scale),
+        curves=_curves(run, result, load),
+    )
+
+
+def stands_for(t_s: float, scale: float) -> str:
+    """A time of the run in the time that it stands for: 57.2 at 300 -> "4 h 46 min"."""
+    return seconds(t_s * scale) if abs(t_s * scale) < 3600 else _hours(t_s * scale)
+
+
+def both(t_s: float | None, scale: float) -> str:
+    """Both clocks: "57.2 s (4 h 46 min)"; the run's alone where it stands for itself."""
+    if t_s is None:
+        return NONE
+    return seconds(t_s) if scale == 1.0 else f"{seconds(t_s)} ({stands_for(t_s, scale)})"
+
+
+def _hours(t_s: float) -> str:
+    minutes = round(abs(t_s) / 60)
+    return f"{'-' if t_s < 0 else ''}{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _classes(result: Result, load: Load, scale: float) -> Table:
+    rows = []
+    for name, m in result.classes.items():
+        dips = [w for w in result.windows if w.name == "relapse" and w.scope == name]
+        rows.append(
+            (
+                one_line(name, 60),
+                "unaffected" if m.unaffected else _recovered(m, scale),
+                both(m.first_success_s if not m.unaffected else None, scale),
+                both(m.full_capacity_s, scale),
+                both(dips[0].start_s, scale) if dips else NONE,
+                f"{m.bad:,} of {m.sent:,}",
+                f"{m.degraded:,}",
+            )
+        )
+    head = ("class", "recovered", "first success", "full capacity", "second dip at", "bad", "degraded")
+    note = "Recovered: the first proven hold. Degraded: answered by the advised fallback; counted as bad, told apart."
+    return Table((*head,), tuple(rows), note, 1)
+
+
+def _recovered(m: ModelRecovery, scale: float) -> str:
+    if m.recovered_s is None:
+        return NONE
+    low, high = m.recovered_s
+    return f"> {both(low, scale)}" if high is None else both(high, scale)
+
+
+def _check(detail: dict[str, object]) -> str:
+    signals = detail.get("signals")
+    seen = [str(s.get("seen", "")) for s in signals if isinstance(s, dict)] if isinstance(signals, list) else []
+    return one_line("; ".join(seen), 160) or NONE
+
+
+def _told(run: Run, posts: tuple[Post, ...], scale: float) -> tuple[Told, ...]:
+    """Both timelines in one order, by the outage's clock."""
+    story = [(post.minutes * 60 / scale, "", f"{post.wall}: {post.text}") for post in run.header.story]
+    shown = [(post.t_s, f"{post.status}: {post.text}", "") for post in posts]
+    return tuple(
+        Told(stands_for(t, scale), f"{t:.1f} s", one_line(then, 300), one_line(now, 300))
+        for t, now, then in sorted(story + shown)
+    )
+
+
+def _curves(run: Run, result: Result, load: Load) -> tuple[tuple[str, str, str, str], ...]:
+    """429 and 499 of each class that had any, as shares of its requests over the run."""
+    members: dict[str, list[str]] = {}
+    for model in run.header.fleet.models:
+        members.setdefault(model.model_class, []).append(model.name)
+    found = []
+    edges = np.linspace(float(load.x_s.min()), float(load.x_s.max()) + 1e-9, CURVE_BINS + 1) if len(load) else None
+    for label, names in members.items():
+        if edges is None or label not in result.classes:
+            continue
+        mine = np.isin(load.model.codes, [load.model.code(name) for name in names])
+        sent, _ = np.histogram(load.x_s[mine], edges)
+        for error, word in ((FULL, "429"), (LEFT, "499")):
+            count, _ = np.histogram(load.x_s[mine & load.error.where(error)], edges)
+            if count.sum() < 10:
+                continue
+            share = count / np.maximum(sent, 1)
+            peak = int(np.argmax(share))
+            at_s = float((edges[peak] + edges[peak + 1]) / 2)
+            last = float(edges[int(np.flatnonzero(share >= 0.02)[-1]) + 1]) if (share >= 0.02).any() else 0.0
+            bars = "".join(" " if s == 0 else BARS[min(7, int(s * 8))] for s in share)
+            scale = run.header.time_scale
+            said = f"at most {share[peak]:.0%}, about {both(at_s, scale)}; below 2 % for good after {both(last, scale)}"
+            found.append((one_line(label, 60), word, bars, said))
+    return tuple(found)
