@@ -112,6 +112,13 @@ def test_what_needs_kubernetes_is_refused_in_local_and_says_where_it_runs(name: 
     assert any("--env kind" in problem for problem in caught.value.problems)
 
 
+def test_the_readme_names_every_drill_with_its_unready_fleet() -> None:
+    rows = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| `")]
+    for name in SIBLINGS:
+        fleet = catalogue.NOT_READY.search(FILES[name].text).group(1)
+        assert any(f"`{name}`" in row and f"`{fleet}`" in row for row in rows), name
+
+
 def test_cases_are_ready_unready_and_refused() -> None:
     file = next(iter(FILES.values()))
     text = '"""One.\n\nNot ready: --fleet small:stores=1 (why).\n"""'
