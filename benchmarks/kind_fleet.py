@@ -1,0 +1,152 @@
+"""A fleet of real Kubernetes clusters: made, idle, without power, back, taken away; each with its bar.
+
+    python benchmarks/kind_fleet.py [FLEET] [--no-bare]        FLEET: a fleet of blackstart, three_clusters by default
+
+Needs a Docker engine and images (`blackstart doctor`); says so and ends with 0 where there are none. A bare
+`kind create` of the same shape is timed first in the same run. Exit 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+
+from fleet import fleets
+from fleet.environments.kind import containers, lifecycle, manifests
+from fleet.environments.kind.fleet import KindFleet
+from fleet.environments.kind.state import Folder
+from fleet.environments.kind.supplies import Supplies, find
+from fleet.environments.kind.topology import NETWORK, ClusterTopology, topology
+from fleet.protocols import PowerControl
+from fleet.spec import FleetSpec
+from history.errors import FleetError
+from history.records import Signal
+
+UP_S, DOWN_S, IDLE_CORES, IDLE_GIB, SKEW_S, VERIFIED_S = 75.0, 6.0, 0.8, 5.0, 1.0, 2.0
+API_S, GPUS_S, PODS_S = 12.0, 15.0, 35.0
+IDLE_FOR_S = 20.0
+
+failed: list[str] = []
+
+
+def told(what: str, value: float, bar: float, unit: str) -> None:
+    """One line; remembers a bar that was missed."""
+    ok = value <= bar
+    print(f"{'✓' if ok else '✗'} {what}: {value:.2f} {unit} (bar {bar:g})", flush=True)
+    if not ok:
+        failed.append(what)
+
+
+def timed(act: Callable[[], object]) -> float:
+    """Seconds that it takes."""
+    began = time.monotonic()
+    act()
+    return time.monotonic() - began
+
+
+def bare(spec: FleetSpec, supplies: Supplies) -> float:
+    """`kind create` of the same shape, in parallel, and nothing else; deleted again."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def make(cluster: ClusterTopology) -> None:
+            config = Path(folder, f"{cluster.name}.json")
+            config.write_text(json.dumps(manifests.kind_config(cluster, supplies.node_image, Path(folder))))
+            command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]
+            env = {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": NETWORK}
+            command += ["--kubeconfig", f"{config}.kubeconfig", "--quiet"]
+            subprocess.run(command, env=env, check=True, capture_output=True)
+
+        containers.make_network()
+        began = time.monotonic()
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(make, topology(spec)))
+        took = time.monotonic() - began
+        names = [one.name for cluster in topology(spec) for one in containers.of_cluster(cluster.kind_name)]
+        containers.docker("rm", "--force", "--volumes", *names)
+    return took
+
+
+def idle() -> tuple[float, float]:
+    """Busy cores, and GiB in use, over a while in which nobody asks for anything."""
+    busy = psutil.cpu_percent(interval=IDLE_FOR_S) / 100 * (psutil.cpu_count() or 1)
+    memory = psutil.virtual_memory()
+    return busy, (memory.total - memory.available) / 2**30
+
+
+def until(look: Callable[[], tuple[Signal, ...]], name: str, limit_s: float) -> float:
+    """Seconds until a signal of that name (all: every one) is ok."""
+    began = time.monotonic()
+    while time.monotonic() - began < limit_s:
+        if all(signal.ok for signal in look() if name in ("all", signal.name)):
+            break
+    return time.monotonic() - began
+
+
+def power_cycle(fleet: KindFleet) -> None:
+    """One cluster loses power and comes back."""
+    cluster = fleet.clusters[1]
+    assert isinstance(cluster, PowerControl)
+    began = time.monotonic()
+    cluster.power_off()
+    told("power loss, call to last node dead (skew is less)", time.monotonic() - began, SKEW_S, "s")
+    until(cluster.verify_power_off, "all", 10)
+    told("power loss verified", time.monotonic() - began, VERIFIED_S, "s")
+    time.sleep(8)  # the allocator moves what it lost
+    began = time.monotonic()
+    cluster.power_on()
+    until(cluster.verify_power_on, "api", 60)
+    told("restore, API ready", time.monotonic() - began, API_S, "s")
+    until(cluster.verify_power_on, "all", 60)
+    told("restore, nodes ready and GPUs verified", time.monotonic() - began, GPUS_S, "s")
+    wanted = sum(model.replicas for model in fleet.state.spec.models)
+    while time.monotonic() - began < 90:
+        try:
+            pods = [one.ready for each in fleet.clusters for one in each.placements()]
+        except FleetError:
+            continue
+        if sum(pods) == len(pods) == wanted:
+            break
+        time.sleep(0.3)
+    told("restore, every replica ready once", time.monotonic() - began, PODS_S, "s")
+
+
+def main(words: list[str]) -> int:
+    """All of it."""
+    names = [word for word in words if not word.startswith("--")]
+    spec: FleetSpec = getattr(fleets, (names or ["three_clusters"])[0].replace("-", "_"))()
+    try:
+        supplies = find(lambda line: print(line))
+    except FleetError as error:
+        print(f"skipped: {error.message}. Next: {error.hint}")
+        return 0
+    before = idle()
+    print(f"  this machine without the fleet: {before[0]:.2f} cores, {before[1]:.2f} GiB")
+    with tempfile.TemporaryDirectory() as state:
+        folder = Folder(Path(state, "kind"))
+        try:
+            if "--no-bare" not in words:
+                print(f"  bare kind create of the same: {bare(spec, supplies):.1f} s")
+            began = time.monotonic()
+            lifecycle.up(spec, folder, lambda line: print(f"    {time.monotonic() - began:5.1f} s {line}", flush=True))
+            told("fleet up", time.monotonic() - began, UP_S, "s")
+            time.sleep(5)
+            cores, gib = idle()
+            told("idle cost", cores - before[0], IDLE_CORES, "cores")
+            told("idle memory", gib - before[1], IDLE_GIB, "GiB")
+            power_cycle(KindFleet(spec, folder=folder))
+        finally:
+            told("fleet down", timed(lambda: lifecycle.down(folder, lambda _: None)), DOWN_S, "s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
