@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -109,6 +110,49 @@ def test_clusters_have_addresses_of_their_own(fleet: LocalFleet) -> None:
         pytest.skip("this system has only 127.0.0.1")
     assert not hosts[0] & hosts[1]
     assert not hosts[1] & hosts[2]
+
+
+def test_every_socket_listens_on_the_fleets_own_addresses(fleet: LocalFleet) -> None:
+    listening = {
+        connection.laddr.ip
+        for process in marked(fleet.fleet_id)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert len(listening) >= 1
+    assert all(ip.startswith("127.") for ip in listening), listening
+
+
+def test_the_token_stands_in_no_command_line_no_environment_and_no_log(fleet: LocalFleet) -> None:
+    token = fleet.layout.token
+    assert len(token) == 32
+    processes = marked(fleet.fleet_id)
+    assert len(processes) > 10
+    for process in processes:
+        assert token not in " ".join(process.cmdline())
+        assert token not in str(process.environ())
+    logs = [path.read_text(errors="replace") for path in fleet.layout.logs.rglob("*") if path.is_file()]
+    assert logs
+    assert not [text for text in logs if token in text]
+
+
+def test_without_the_token_nobody_changes_the_fleet(fleet: LocalFleet) -> None:
+    before = fleet.facts().placements
+    control = fleet.layout.clusters["jade"].url
+    attempts = [
+        ("PUT", f"{control}/replicas/extra", b'{"model": "code"}'),
+        ("DELETE", f"{control}/replicas/{before[-1].replica}", b""),
+        ("POST", f"{control}/replicas/{before[-1].replica}/state", b'{"phase": "Failed"}'),
+        ("POST", f"{fleet.layout.gateway_url}/drain", b'{"cluster": "jade", "replica": "chat-3"}'),
+        ("POST", f"{fleet.layout.allocator_url}/decide", b""),
+    ]
+    for method, url, body in attempts:
+        for headers in ({}, token_headers("0" * 32)):
+            request = urllib.request.Request(url, body, headers, method=method)
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                urllib.request.urlopen(request, timeout=2)
+    assert fleet.facts().placements == before
+    everybody_home(fleet)
 
 
 def test_gpus_are_counted_and_pending_says_why(fleet: LocalFleet) -> None:
