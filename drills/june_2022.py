@@ -115,5 +115,5 @@ def replay(remedies: Collection[str] = ()) -> Drill:
     )
 
 
-ABLATION = Ablation(replay, tuple(fleets.JUNE_REMEDIES.items()), preventing=("locks",))
+ABLATION = Ablation(replay, tuple(fleets.JUNE_REMEDIES.items()), apart=("locks", "fallback"))
 drill = replay()

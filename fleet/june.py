@@ -24,6 +24,7 @@ JUNE_REMEDIES: Final[Mapping[str, str]] = MappingProxyType(
         "peers": "8: node-to-node cache",
         "light": "9: weights of half the size",
         "headroom": "from the text: N-1 headroom of GPUs, automatic reallocation",
+        "fallback": "the advice of 04:14: text-davinci-002 answers meanwhile",
     }
 )
 """Name -> the report's number and what it is. ``locks`` and ``setup`` change the operation and the restore only."""
@@ -72,6 +73,7 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
             detect_failures=2 if "headroom" in remedies else 3,
             decision_delay_s=0.0 if "headroom" in remedies else decision_s,
             locked=("cobalt",) if "locks" in remedies else (),
+            fallback="fallback" in remedies,
         ),
     )
 

@@ -144,9 +144,9 @@ class Switches:
     ``peer_fetch``: nodes fetch weights from each other first. ``reaction``: who decides to move models.
     A cluster counts as lost after ``detect_failures`` failed polls, one each ``detect_interval_s``.
     ``decision_delay_s``: how long people take before an automatic reaction starts. ``failback``: models go home when
-    their cluster is back. ``fallback``: the gateway answers from a model's fallback while it has no ready replica
-    (off: the fallback is only advice to users, as in the outage). ``retries`` and
-    the time-outs from there on are the gateway's.
+    their cluster is back. ``fallback``: the gateway answers from a model's fallback while it has no ready replica, or
+    they are full (off: the fallback is only advice to users, as in the outage). ``retries`` and the time-outs from
+    there on are the gateway's.
 
     ``checks``: whether a health check needs an answer, or only a TCP connection. ``slow_start_s``: over how long the
     gateway gives a replica that became ready its traffic. ``single_flight``: a node downloads an object once, however

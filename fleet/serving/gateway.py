@@ -100,6 +100,10 @@ class Gateway:
                     body = _with_model(body, served_model)
                 try:
                     response, code = await self._attempt(request, replica, body, served_model != model)
+                    other = self._instead(model, served_model, code)
+                    if other is not None:
+                        cluster, body = other.cluster, _with_model(body, other.model)
+                        response, code = await self._attempt(request, other, body, fallback=True)
                     return response
                 except _Failed as failure:
                     tried.append(replica)
@@ -117,6 +121,11 @@ class Gateway:
         if replica is None and other is not None:
             return self._routes.choose(other, tried), other
         return replica, model
+
+    def _instead(self, model: str, served_model: str, code: str) -> Replica | None:
+        """A replica of the fallback, where the model's own was full; None: its refusal stands."""
+        name = self._routes.fallback(model) if code == "429" and served_model == model else None
+        return None if name is None else self._routes.choose(name)
 
     async def _attempt(
         self, request: web.Request, replica: Replica, body: bytes, fallback: bool

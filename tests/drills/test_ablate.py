@@ -28,7 +28,7 @@ def test_the_runs_are_none_each_alone_and_all() -> None:
     assert names == ["none", *(f"only {name}" for name in JUNE_REMEDIES), "all"]
     more = ablate.wanted_runs(found, leave_one_out=True)
     every = next(run for run in more if run.name == "all")
-    assert "locks" not in every.remedies, "with it nothing happens, so nothing could be compared"
+    assert not {"locks", "fallback"} & set(every.remedies), "they prevent or hide what is to be compared"
     without = next(run for run in more if run.name == "without shard")
     assert set(every.remedies) - set(without.remedies) == {"shard"}
 
@@ -81,17 +81,17 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
     broken.clear()
     shown = console()
     assert ablate.ablate(shown, "june-2022", "local", 1, tmp_path, False) == 0
-    assert ran[6:] == ["only peers", "only light", "only headroom", "all"]
+    assert ran[6:] == ["only peers", "only light", "only headroom", "only fallback", "all"]
     said = shown.file.getvalue()  # type: ignore[attr-defined]
-    assert "6 of 9: only peers" in said
+    assert "6 of 10: only peers" in said
     assert "min left" in said
     folder = tmp_path / "june-2022-ablation-1"
-    assert (folder / "ablation.html").read_bytes().count(b"<tr>") == 10
+    assert (folder / "ablation.html").read_bytes().count(b"<tr>") == 11
     assert (folder / "ablation.json").is_file()
     for stale in folder.glob("only-light/*/drill.py"):
         stale.write_text("another drill")
     ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
-    assert ran[10:] == ["only light"], "a run of another drill is no run of this one"
+    assert ran[11:] == ["only light"], "a run of another drill is no run of this one"
 
 
 def test_a_drill_without_remediations_has_nothing_to_compare(tmp_path: Path) -> None:

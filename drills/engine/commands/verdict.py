@@ -12,6 +12,7 @@ from rich.text import Text
 from assertions.result import ModelRecovery, ObjectiveResult, Result
 from drills.engine.runner.run import RunOutcome
 from reports import summary
+from reports.clocks import both
 
 MARKS = {"pass": ("✓ PASS", "bold green"), "fail": ("✗ FAIL", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
 MANY = 20
@@ -26,6 +27,9 @@ def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
     console.print()
     console.print(objectives_table(result))
     console.print()
+    if (scale := outcome.run.header.time_scale) != 1.0:
+        console.print(replay_table(result, scale))
+        console.print()
     for failure in outcome.failures:
         console.print(Text(f"Clean-up: {failure}", style="yellow"))
     print_verdict(console, result)
@@ -80,6 +84,19 @@ def objectives_table(result: Result) -> Table:
         table.add_row(
             _label(objective), objective.text, f"{objective.limit:g} {objective.unit}", Text(*MARKS[objective.verdict])
         )
+    return table
+
+
+def replay_table(result: Result, scale: float) -> Table:
+    """Classes in both clocks: the run's seconds, and what they stand for."""
+    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"1 s stands for {scale:g} s")
+    for name in ("class", "recovered", "full capacity", "second dip"):
+        table.add_column(name, justify="left" if name == "class" else "right")
+    for name, found in result.classes.items():
+        low, high = found.recovered_s or (0.0, None)
+        back = "unaffected" if found.unaffected else both(high, scale) if high is not None else f"> {both(low, scale)}"
+        dips = [w.start_s for w in result.windows if w.name == "relapse" and w.scope == name]
+        table.add_row(name, back, both(found.full_capacity_s, scale), both(dips[0] if dips else None, scale))
     return table
 
 

@@ -90,17 +90,17 @@ class BlastRadius(Located):
 class Ablation:
     """``make``: the same drill with these remediations on; ``remedies``: (name, what it is) of each there is.
 
-    ``preventing``: those with which nothing happens at all; they are no part of ``all``, which is to show a recovery.
+    ``apart``: those that are no part of ``all``, which is to show a recovery: they prevent the outage, or hide it.
     """
 
     make: Callable[[frozenset[str]], Drill]
     remedies: tuple[tuple[str, str], ...]
-    preventing: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()
 
     @property
     def all(self) -> frozenset[str]:
-        """Every remediation but the preventing ones."""
-        return frozenset(name for name, _ in self.remedies if name not in self.preventing)
+        """Every remediation but those that stand apart."""
+        return frozenset(name for name, _ in self.remedies if name not in self.apart)
 
     def problem(self, names: Collection[str]) -> str:
         """Empty, or which names are no remediation of this drill."""

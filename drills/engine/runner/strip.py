@@ -22,7 +22,7 @@ def strip_of(run: Run, now_ns: int, load_start_ns: int, phase: str, waiting: str
     due = int(np.searchsorted(run.schedule.offset_ns, now_ns - load_start_ns))
     in_flight = max(0, due - recorded)
     if not len(recent):
-        return Strip(phase, elapsed, in_flight=in_flight, waiting_for=waiting)
+        return Strip(phase, elapsed, in_flight=in_flight, waiting_for=waiting, time_scale=run.header.time_scale)
     latency_ms = (recent.t_done - recent.t_intended) / NS_PER_MS
     ok = recent.outcome.where("ok")
     good = ok & (latency_ms <= run.header.load.good_within_ms)
@@ -36,4 +36,5 @@ def strip_of(run: Run, now_ns: int, load_start_ns: int, phase: str, waiting: str
         latency_ms_p99=p99,
         in_flight=in_flight,
         waiting_for=waiting,
+        time_scale=run.header.time_scale,
     )

@@ -29,6 +29,7 @@ class Strip:
     latency_ms_p99: float | None = None
     in_flight: int = 0
     waiting_for: str = ""
+    time_scale: float = 1.0
 
 
 class View(Protocol):
@@ -109,6 +110,9 @@ class LiveView:
 def strip_text(strip: Strip) -> str:
     """The strip in one line."""
     parts = [strip.phase, f"{strip.elapsed_s:.0f} s"]
+    if strip.time_scale != 1.0:
+        minutes = round(strip.elapsed_s * strip.time_scale / 60)
+        parts[-1] += f" = {minutes // 60} h {minutes % 60:02d} min"
     if strip.rate_rps is not None:
         parts.append(f"{strip.rate_rps:.0f} rps")
     if strip.good_ratio is not None:

@@ -34,6 +34,7 @@ class StubReplica:
         self.chunk_gap_s = 0.0
         self.cut_after: int | None = None
         self.headers: dict[str, str] = {}
+        self.status = 200
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -51,7 +52,7 @@ class StubReplica:
             await asyncio.sleep(self.delay_s)
             headers = {"x-served-by": self.name, "x-weights": "resident", **self.headers}
             if not self.chunks:
-                return web.json_response({"by": self.name}, headers=headers)
+                return web.json_response({"by": self.name}, headers=headers, status=self.status)
             response = web.StreamResponse(headers=headers | {"Content-Type": "text/event-stream"})
             response.enable_chunked_encoding()
             await response.prepare(request)
@@ -301,6 +302,21 @@ def test_a_fallback_model_answers_when_there_is_no_replica(stage: Any) -> None:
             assert other.asked == [{"model": "other", "messages": []}]
             await s.replica("r1")
             assert "x-fallback" not in (await s.ask())[1]
+
+    asyncio.run(go())
+
+
+def test_a_fallback_model_answers_when_the_replicas_are_full(stage: Any) -> None:
+    async def go() -> None:
+        async with stage(fallbacks=(("m", "other"),)) as s:
+            full, other = await s.replica("r1"), await s.replica("o1", model="other")
+            full.status = 429
+            status, headers, _ = await s.ask()
+            assert (status, headers["x-fallback"], headers["x-served-by"]) == (200, "other", "o1")
+            other.status = 429
+            assert (await s.ask())[0] == 429, "once, and no further"
+            full.status = 500
+            assert (await s.ask())[0] == 500
 
     asyncio.run(go())
 
