@@ -1,7 +1,7 @@
 """Cobalt is cut off but alive: it thinks that it serves. Its models move, and its return splits no brain.
 
 Needs real Kubernetes: --env kind (in `local` a cluster's own network cannot be cut while it lives; `plan` says so).
-Not ready: --fleet small:peers=0 (what moves has to cross the store's egress again).
+Not ready: --fleet small:decision_s=60 (people take a minute before anything moves: users wait for them).
 """
 
 from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, Partition, Restore, fleets
