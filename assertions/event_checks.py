@@ -22,6 +22,7 @@ from history.op import (
     REPLICA_GONE,
     REPLICA_READY,
     REPLICA_WEIGHTS,
+    WATCH_GAP,
     Op,
 )
 from history.records import ObjectiveSpec
@@ -70,7 +71,11 @@ def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
             where = (
                 f"{model} had {count} ready replicas too many for {longest_ns / NS_PER_S:.2f} s from {at_s:.2f} s on"
             )
-    return Measure((worst_ns / NS_PER_S, worst_ns / NS_PER_S), where)
+    gaps = [gap for gap in case.run.history.of_kind(WATCH_GAP) if window[0] <= gap.t_intended < window[1]]
+    unseen_s = sum(min(stamp_ns(gap), window[1]) - gap.t_intended for gap in gaps) / NS_PER_S
+    if gaps:
+        where += f"; nobody saw {', '.join(sorted({gap.cluster for gap in gaps}))} for {unseen_s:.2f} s"
+    return Measure((worst_ns / NS_PER_S, worst_ns / NS_PER_S + unseen_s), where)
 
 
 def _longest_excess(case: Case, model: str, start_ns: int, end_ns: int) -> tuple[int, int, int]:

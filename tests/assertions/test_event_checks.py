@@ -9,7 +9,7 @@ import pytest
 
 from assertions import analyze
 from assertions.result import ObjectiveResult
-from history.op import FAULT_HEALED, PROMETHEUS, PROVISIONED, QUERY, RUNNER
+from history.op import FAULT_HEALED, PROMETHEUS, PROVISIONED, QUERY, RUNNER, WATCH_GAP
 from history.records import FaultMark, Forecast, ModelForecast, ObjectiveSpec
 
 if TYPE_CHECKING:
@@ -83,6 +83,16 @@ def test_placed_twice_is_the_longest_stretch_with_too_many_ready(
     assert found.bounds[0] == found.bounds[1] == pytest.approx(seconds)
     assert found.verdict == verdict
     assert "solo had 1 ready replicas too many" in found.evidence
+
+
+def test_what_nobody_saw_may_have_been_placed_twice(script: Script, objective: Objective) -> None:
+    spec = objective("placed_twice", 3.0, window="failback")
+    made = returned(script, 32.0, 33.0)
+    blind = made.event(WATCH_GAP, 39.0, cluster="jade", t_intended=script.at(36.0), outcome="unknown")
+    found = one(blind, spec)
+    assert (found.verdict, found.bounds) == ("unknown", (1.0, 4.0))
+    before = made.event(WATCH_GAP, 30.5, cluster="cobalt", t_intended=script.at(0.0), outcome="unknown")
+    assert one(before, spec).verdict == "pass"  # the victim was away: its gap is no blindness
 
 
 def test_what_only_hung_is_back_at_once_and_counts_twice(script: Script, objective: Objective) -> None:
