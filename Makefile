@@ -23,7 +23,7 @@ drill: setup         ## run the drill cluster-loss in the local environment
 test: check          ## all tests except the long ones and those that need Docker
 	$(PY) -m pytest -m "not soak" -q
 
-soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases
+soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases, 80 kills -9
 	SEEDS=$(SEEDS) $(PY) -m pytest -m soak -v --timeout=600
 
 catalogue: setup     ## every drill on a fleet that is ready for it and on one that is not (SEED=1; about 20 minutes)
