@@ -350,9 +350,8 @@ async def while_it_answers(
         return web.json_response({"error": error.message}, status=503)
 
 
-def build(config: AdapterConfig, log: logging.Logger) -> web.Application:
+def build(adapter: Adapter, token: str) -> web.Application:
     """The application."""
-    adapter = Adapter(config, log)
 
     def only_connected(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Any:
         async def guarded(request: web.Request) -> web.Response:
@@ -362,7 +361,7 @@ def build(config: AdapterConfig, log: logging.Logger) -> web.Application:
 
         return guarded
 
-    app = web.Application(middlewares=[token_guard(config.token), while_it_answers])
+    app = web.Application(middlewares=[token_guard(token), while_it_answers])
     app.router.add_get("/readyz", adapter.readyz)
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/nodes", only_connected(adapter.nodes))
@@ -380,4 +379,4 @@ def build(config: AdapterConfig, log: logging.Logger) -> web.Application:
 def run(config: AdapterConfig) -> None:
     """Serves until SIGTERM."""
     log = process_log(f"adapter-{config.topology.name}", config.logs)
-    serve(build(config, log), config.host, config.port, log=log)
+    serve(build(Adapter(config, log), config.token), config.host, config.port, log=log)

@@ -20,7 +20,8 @@ from kubernetes import client, config
 from fleet.environments.kind.topology import API_PORT
 from history.errors import FleetError
 
-CONNECT_S: Final = 0.5
+CONNECT_S: Final = 1.5
+"""With the handshake; a node whose cores are all busy takes half a second for it."""
 READ_S: Final = 2.0
 MERGE: Final = "application/merge-patch+json"
 Json = dict[str, Any]

@@ -1,0 +1,209 @@
+"""The adapter: the reference system's cluster API over a Kubernetes that is a script here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import ClientSession, web
+
+from fleet import fleets
+from fleet.environments.kind.adapter import Adapter, AdapterConfig, build
+from fleet.environments.kind.kubernetes.client import Refused
+from fleet.environments.kind.kubernetes.gpus import NodeNow
+from fleet.environments.kind.kubernetes.pods import Pod
+from fleet.environments.kind.topology import topology
+from fleet.serving.serve import TOKEN_HEADER
+from history.errors import FleetError
+
+TOKEN = {TOKEN_HEADER: "t"}
+
+
+class FakeApi:
+    """Takes Deployments."""
+
+    def __init__(self) -> None:
+        self.made: list[dict[str, Any]] = []
+        self.deleted: list[str] = []
+        self.refuses = ""
+
+    def create(self, path: str, body: dict[str, Any]) -> bool:
+        if self.refuses:
+            raise Refused(self.refuses, 422)
+        known = any(one["metadata"]["name"] == body["metadata"]["name"] for one in self.made)
+        self.made += [] if known else [body]
+        return not known
+
+    def delete(self, path: str, **query: object) -> bool:
+        self.deleted.append(f"{path.rsplit('/', 1)[1]} {query.get('propagationPolicy')}")
+        return True
+
+
+@asynccontextmanager
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Adapter, FakeApi, str, ClientSession]]:
+    """An adapter without its threads, and a client."""
+    monkeypatch.setattr("fleet.environments.kind.adapter.PodWatch.run", lambda *_: None)
+    monkeypatch.setattr(Adapter, "_keep_gpus", lambda _: None)
+    cluster = topology(fleets.three_clusters())[0]
+    addresses = {name: f"10.9.0.{i}" for i, name in enumerate(cluster.containers, 1)}
+    config = AdapterConfig(
+        cluster, "127.0.0.1", 0, Path("/no"), addresses, fleets.three_clusters().models, "img", Path("/no"), "t"
+    )
+    adapter, api = Adapter(config, logging.Logger("adapter")), FakeApi()
+    runner = web.AppRunner(build(adapter, "t"))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    adapter._api_now = api  # type: ignore[assignment]
+    async with ClientSession() as client:
+        yield adapter, api, f"http://127.0.0.1:{runner.addresses[0][1]}", client
+    await runner.cleanup()
+
+
+Scene = Callable[[Adapter, FakeApi, str, ClientSession], Awaitable[None]]
+
+
+def play(monkeypatch: pytest.MonkeyPatch, scene: Scene) -> None:
+    async def all_of_it() -> None:
+        async with served(monkeypatch) as (adapter, api, url, client):
+            await scene(adapter, api, url, client)
+
+    asyncio.run(all_of_it())
+
+
+def pod(phase: str = "Ready", replica: str = "chat-large-1") -> Pod:
+    return Pod("u1", replica, "chat-large", "amber-n1", phase, url="http://10.9.0.2:20001", gpus=4)
+
+
+async def connected(adapter: Adapter, *pods: Pod) -> None:
+    adapter.listed(pods, {}, 5, None)
+    adapter._nodes = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
+    await asyncio.sleep(0)
+
+
+def test_while_kubernetes_is_silent_so_is_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        for path in ("/readyz", "/nodes", "/replicas", "/events"):
+            async with client.get(url + path) as answer:
+                assert answer.status == 503, path
+        async with client.put(f"{url}/replicas/chat-large-1", json={"model": "chat-large"}, headers=TOKEN) as answer:
+            assert answer.status == 503
+        assert api.made == []
+        async with client.get(f"{url}/healthz") as answer:
+            assert answer.status == 200, "the process itself is well"
+
+    play(monkeypatch, scene)
+
+
+def test_a_wish_becomes_a_deployment_once_and_needs_the_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter)
+        wish, target = {"model": "chat-large", "node": "amber-n2"}, f"{url}/replicas/chat-large-1"
+        async with client.put(target, json=wish) as answer:
+            assert answer.status == 403
+        for _ in range(2):
+            async with client.put(target, json=wish, headers=TOKEN) as answer:
+                assert answer.status == 200
+        (body,) = api.made
+        container = body["spec"]["template"]["spec"]["containers"][0]
+        assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
+        async with client.get(f"{url}/replicas") as answer:
+            (row,) = (await answer.json())["replicas"]
+            assert (row["name"], row["phase"]) == ("chat-large-1", "Pending"), "listed before its pod is seen"
+        async with client.get(f"{url}/nodes") as answer:
+            free = {node["name"]: node["free"] for node in (await answer.json())["nodes"]}
+            assert free == {"amber-n1": 8, "amber-n2": 4}
+        async with client.put(f"{url}/replicas/x-1", json={"model": "x"}, headers=TOKEN) as answer:
+            assert answer.status == 404
+
+    play(monkeypatch, scene)
+
+
+def test_what_kubernetes_refuses_is_said_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter)
+        api.refuses = "quota exceeded"
+        async with client.put(f"{url}/replicas/chat-large-1", json={"model": "chat-large"}, headers=TOKEN) as answer:
+            assert answer.status == 503
+            assert "quota exceeded" in (await answer.json())["error"]
+
+    play(monkeypatch, scene)
+
+
+def test_a_node_without_its_gpus_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter)
+        adapter._nodes = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 0, ("gpus",)))
+        async with client.get(f"{url}/nodes") as answer:
+            rows = {node["name"]: (node["ready"], node["free"]) for node in (await answer.json())["nodes"]}
+        assert rows == {"amber-n1": (True, 8), "amber-n2": (False, 0)}
+        async with client.get(f"{url}/readyz") as answer:
+            assert answer.status == 503
+            assert (await answer.json())["missing"] == ["amber-n2"]
+
+    play(monkeypatch, scene)
+
+
+def test_a_lost_cluster_ends_the_streams_and_a_found_one_begins_another_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter, pod())
+        async with client.get(f"{url}/events?after=0") as stream:
+            life = stream.headers["x-life"]
+            adapter.lost()
+            text = await asyncio.wait_for(stream.text(), 3)
+        assert [kind in text for kind in ("replica.created", "replica.ready")] == [True, True]
+        await connected(adapter, pod("Scheduled"))
+        adapter._api_now = api  # type: ignore[assignment]
+        async with client.get(f"{url}/events?after=0") as stream:
+            assert stream.headers["x-life"] != life
+
+    play(monkeypatch, scene)
+
+
+def test_where_weights_came_from_is_the_servers_word_also_when_it_comes_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        said = {"phase": "Loading", "t_emitted": 7, "weights": "peer", "bytes": 9, "seconds": 0.5}
+        async with client.post(f"{url}/replicas/chat-large-1/state", json=said, headers=TOKEN) as answer:
+            assert answer.status == 200, "Kubernetes is not connected yet"
+        await connected(adapter, pod("Started"))
+        assert adapter.events is not None
+        (event,) = [event for event in adapter.events.events if event.kind == "replica.weights"]
+        assert (event.weights, event.t_emitted, event.node, event.detail["bytes"]) == ("peer", 7, "amber-n1", 9)
+
+    play(monkeypatch, scene)
+
+
+def test_a_delete_is_gone_at_once_and_left_to_the_garbage_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter, pod())
+        async with client.delete(f"{url}/replicas/chat-large-1", headers=TOKEN) as answer:
+            assert answer.status == 200
+        assert api.deleted == ["chat-large-1 Background"]
+        assert adapter.events is not None
+        assert adapter.events.events[-1].kind == "replica.gone"
+        async with client.get(f"{url}/replicas") as answer:
+            assert (await answer.json())["replicas"] == []
+
+    play(monkeypatch, scene)
+
+
+def test_prometheus_hears_of_agents_and_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter, pod())
+        async with client.get(f"{url}/targets") as answer:
+            found = {(one["targets"][0], one["labels"]["service"]) for one in await answer.json()}
+        assert found == {("10.9.0.2:7070", "agent"), ("10.9.0.3:7070", "agent"), ("10.9.0.2:20001", "model-server")}
+
+    play(monkeypatch, scene)
+
+
+def test_an_adapter_without_kubernetes_refuses_to_act() -> None:
+    cluster = topology(fleets.micro())[0]
+    config = AdapterConfig(cluster, "h", 0, Path("/no"), {}, (), "img", Path("/no"))
+    with pytest.raises(FleetError, match="does not answer"):
+        Adapter(config, logging.Logger("a"))._alive()
