@@ -142,15 +142,17 @@ class Losses:
             )
 
     def _flows(self, moved: Sequence[tuple[ModelSpec, _Node]], lost: Counter[str]) -> list[Flow]:
-        """What the stores must send: a node fetches a model once, not at all when it has it; with peer fetch the
-        fleet's survivors fetch each model once, not at all when one of them has it (links between nodes: no limit)."""
+        """What the stores must send: a node fetches a model once (without single flight: once a replica), not at all
+        when it has it; with peer fetch the fleet's survivors fetch each model once, not at all when one of them has it
+        (links between nodes: no limit)."""
         anywhere = {model.name for model, _ in moved if self._running[model.name] > lost[model.name]}
         here: set[tuple[str, str]] = set()
         flows = []
         for model, node in moved:
             at = (model.name, node.name)
             peers = self._spec.switches.peer_fetch and model.name in anywhere
-            size = 0 if peers or at in self._held or at in here else model.replica_bytes
+            waits = at in here and self._spec.switches.single_flight
+            size = 0 if peers or at in self._held or waits else model.replica_bytes
             here.add(at)
             anywhere.add(model.name)
             flows.append(Flow(model.name, node.cluster, self._store[node.cluster], size))

@@ -105,6 +105,13 @@ def test_a_cold_pool_is_forecast_to_take_longer_than_it_may() -> None:
     assert not ready["ft-curie"].reload_bytes
 
 
+def test_a_herd_without_single_flight_is_forecast_to_move_its_weights_once_a_replica() -> None:
+    def mib(fleet: str) -> float:
+        return planned(FILES["thundering-herd"], fleet).forecasts[0].models[0].reload_bytes / 2**20
+
+    assert (mib(""), mib("herd:single_flight=0")) == (8, 24)  # two nodes; six replicas
+
+
 @pytest.mark.parametrize("name", [name for name in SIBLINGS if catalogue.NEEDS_KIND in FILES[name].text])
 def test_what_needs_kubernetes_is_refused_in_local_and_says_where_it_runs(name: str) -> None:
     with pytest.raises(Refused) as caught:
