@@ -89,7 +89,7 @@ class KindFleet(StoreFaults):
             placements=tuple(p for cluster in self._clusters for p in cluster.placements()),
             gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
             f"retries {gateway.retries}",
-            switches=self._spec.switches.to_facts(),
+            switches=(*self._spec.switches.to_facts(), ("client_path", "node addresses")),
         )
 
     def target(self) -> Target:
