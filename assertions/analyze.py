@@ -211,7 +211,7 @@ def _forecast(case: Case) -> tuple[ForecastRow, ...]:
         rows.append(
             ForecastRow(
                 model=one.model,
-                fits_forecast=one.fits,
+                fits_forecast=None if one.undecided else one.fits,
                 fits_actual=(actual.ready_replacements >= actual.lost) if seen else None,
                 reload_s_forecast=one.reload_s,
                 reload_s_actual=reload_s,

@@ -42,7 +42,7 @@ def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
         return Measure(None, "no observer reported anything in this run", verdict="unknown")
     told, wrong = [], 0
     for one in forecast.models:
-        if not one.replicas_lost:
+        if not one.replicas_lost or one.undecided:
             continue
         actual = case.phases[one.model]
         placed = actual.ready_replacements >= actual.lost

@@ -172,7 +172,7 @@ class ForecastRow:
     """Forecast against actual for one model; ``ratio`` = actual / forecast reload seconds."""
 
     model: str
-    fits_forecast: bool
+    fits_forecast: bool | None
     fits_actual: bool | None
     reload_s_forecast: float | None
     reload_s_actual: float | None

@@ -250,6 +250,17 @@ class ModelForecast:
     nodes: tuple[str, ...] = ()
     """Where those that fit go: one node a replica."""
 
+    @property
+    def at_most(self) -> int:
+        """No more replicas than this find a place."""
+        limit = self.replicas_placeable_at_most
+        return self.replicas_placeable if limit is None else limit
+
+    @property
+    def undecided(self) -> bool:
+        """No packing of all was found, and nothing excludes one."""
+        return not self.fits and self.at_most >= self.replicas_lost
+
 
 @dataclass(frozen=True)
 class Forecast:

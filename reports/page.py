@@ -342,7 +342,7 @@ def _forecast_row(row: ForecastRow) -> tuple[str, ...]:
     fits = {True: "✓ fits", False: "✗ does not fit", None: "? not seen"}
     return (
         one_line(row.model, 80),
-        fits[row.fits_forecast],
+        fits[row.fits_forecast] if row.fits_forecast is not None else "? only bounds",
         fits[row.fits_actual],
         one_line(row.reason, 160),
         seconds(row.reload_s_forecast),

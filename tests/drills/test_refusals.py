@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ from drills.engine.nouns import (
 )
 from drills.engine.nouns import objectives as o
 from drills.engine.nouns.faults import WeightStoreBrownout
+from drills.engine.runner.session import Session
 from drills.engine.safety import refusals
 from drills.engine.safety.expect import expect
 from drills.engine.safety.lock import Locks
@@ -478,3 +480,21 @@ def test_a_fallback_that_runs_answers_for_the_model() -> None:
 
 def test_a_drill_that_touches_nothing_expects_to_know_nothing() -> None:
     assert said(o.recovered(within_s=10), fault=Noop("cobalt")).startswith("unknown")
+
+
+def test_the_gate_is_asked_once_before_the_first_injection_and_stops_it() -> None:
+    fleet, injected = ScriptedFleet(COBALT.fleet), []
+    session = Session.__new__(Session)  # only what inject needs
+    parts = {"plan": SimpleNamespace(drill=COBALT), "fleet": fleet, "_may_inject": False}
+    parts["_injector"] = SimpleNamespace(inject=lambda fault, pulse: injected.append(fault.cluster))
+    vars(session).update(parts)
+    fleet.clusters[0].dead = True
+    with pytest.raises(Refused, match="reasons not to start") as caught:
+        session.inject(COBALT.faults[0], lambda: None)
+    assert "cluster 'amber' does not answer" in caught.value.problems[0]
+    assert injected == []
+    fleet.clusters[0].dead = False
+    session.inject(COBALT.faults[0], lambda: None)
+    fleet.clusters[1].dead = True  # hurt now, as the drill wants it
+    session.inject(COBALT.faults[0], lambda: None)
+    assert injected == ["cobalt", "cobalt"]

@@ -17,7 +17,7 @@ from drills.engine.commands.console import out as console_out
 from drills.engine.commands.options import fleet_of
 from fleet.forecast import Losses, PairForecast, placements_planned
 from fleet.spec import FleetSpec
-from history.records import Forecast, ModelForecast
+from history.records import Forecast
 
 SHOWN = 3
 WORST_PAIRS = 10
@@ -52,7 +52,7 @@ def answer(forecast: Forecast) -> str:
     """``yes``: all that is lost fits; ``no``: some of it surely does not; ``unknown``: the bounds do not decide."""
     if forecast.fits:
         return "yes"
-    return "no" if any(_surely_out(model) for model in forecast.models) else "unknown"
+    return "no" if any(model.at_most < model.replicas_lost for model in forecast.models) else "unknown"
 
 
 def facts(spec: FleetSpec, singles: Sequence[Forecast], pairs: Sequence[PairForecast] | None) -> dict[str, Any]:
@@ -113,11 +113,6 @@ def show_pairs(console: Console, pairs: Sequence[PairForecast]) -> None:
 def reload_s(forecast: Forecast) -> float:
     """Seconds until the last byte of all that fits has arrived, at the least."""
     return max((model.reload_s or 0.0 for model in forecast.models), default=0.0)
-
-
-def _surely_out(model: ModelForecast) -> bool:
-    limit = model.replicas_placeable_at_most
-    return (model.replicas_placeable if limit is None else limit) < model.replicas_lost
 
 
 def _word(fits: bool | None) -> str:

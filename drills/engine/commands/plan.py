@@ -175,7 +175,7 @@ def forecast_table(forecast: Forecast) -> Table:
             model.model,
             str(model.replicas_lost),
             placeable(model),
-            "yes" if model.fits else "NO" if model.replicas_placeable_at_most is None else "?",
+            "yes" if model.fits else "?" if model.undecided else "NO",
             where(model),
             f"{model.reload_bytes / 2**20:.0f} MiB" if model.reload_bytes else "",
             f"{model.reload_s:.2f} s" if model.reload_s is not None else "",

@@ -7,7 +7,7 @@ there, bytes that cannot arrive in time); everything else stays to be shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from drills.engine.nouns import Drill
 from drills.engine.nouns.located import Problem
@@ -82,7 +82,7 @@ def _why_not(
     spec: ObjectiveSpec, scope: str, models: list[ModelSpec], rows: Mapping[str, ModelForecast], fleet: FleetSpec
 ) -> str:
     if spec.indicator in ("reallocated", "full_capacity"):
-        short = [model.name for model in models if _at_most(rows[model.name]) < rows[model.name].replicas_lost]
+        short = [model.name for model in models if rows[model.name].at_most < rows[model.name].replicas_lost]
         return f"{', '.join(short)}: {rows[short[0]].reason}" if short else ""
     if spec.indicator not in ("recovered", "service_back", "good_ratio"):
         return ""
@@ -104,7 +104,7 @@ def _why_not(
 def _dead(model: ModelSpec, rows: Mapping[str, ModelForecast], fleet: FleetSpec) -> bool:
     """Has it surely no replica after the loss, and nobody who answers for it?"""
     row = rows[model.name]
-    if model.replicas - row.replicas_lost + _at_most(row) > 0:
+    if model.replicas - row.replicas_lost + row.at_most > 0:
         return False
     fallback = rows.get(model.fallback) if fleet.switches.fallback else None
     return fallback is None or _dead(fleet.model(model.fallback), {**rows, model.fallback: fallback}, _alone(fleet))
@@ -112,8 +112,6 @@ def _dead(model: ModelSpec, rows: Mapping[str, ModelForecast], fleet: FleetSpec)
 
 def _alone(fleet: FleetSpec) -> FleetSpec:
     """The fleet without fallbacks: one fallback's own fallback does not answer for the first."""
-    from dataclasses import replace
-
     return replace(fleet, switches=replace(fleet.switches, fallback=False))
 
 
@@ -128,8 +126,3 @@ def _too_slow(spec: ObjectiveSpec, model: ModelSpec, row: ModelForecast, fleet: 
         f"every replica of {model.name} is lost, and its {model.weight_bytes / 2**20:.0f} MiB need at least "
         f"{least_s:.1f} s from the stores; the limit is {spec.limit:g} s"
     )
-
-
-def _at_most(row: ModelForecast) -> int:
-    limit = row.replicas_placeable_at_most
-    return row.replicas_placeable if limit is None else limit
