@@ -72,6 +72,7 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
             detect_interval_s=0.1 if "headroom" in remedies else 0.25,
             detect_failures=2 if "headroom" in remedies else 3,
             decision_delay_s=0.0 if "headroom" in remedies else decision_s,
+            health_interval_s=1.0,
             locked=("cobalt",) if "locks" in remedies else (),
             fallback="fallback" in remedies,
         ),

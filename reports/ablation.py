@@ -14,8 +14,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from assertions.ablation import NONE, Ablation, Cell, Variant, gain
+from reports.clocks import stands_for
 from reports.html import CSP
-from reports.words import interval, one_line, seconds
+from reports.words import interval, one_line
 
 WIDTH_PX, NAME_PX, ROW_PX, TOP_PX = 900, 190, 15, 26
 SHAPES = ("circle", "square", "diamond", "triangle", "cross")
@@ -159,7 +160,7 @@ def _scaled(cell: Cell, scale: float) -> str:
     if cell.recovered_s is None:
         return "no outage"
     low, high = cell.recovered_s
-    return f"> {seconds(low * scale)}" if high is None else seconds(high * scale)
+    return f"> {stands_for(low, scale)}" if high is None else stands_for(high, scale)
 
 
 def _clock(found: Ablation) -> str:

@@ -78,7 +78,13 @@ def build(run: Run, result: Result, load: Load, posts: tuple[Post, ...], origin_
 
 def stands_for(t_s: float, scale: float) -> str:
     """A time of the run in the time that it stands for: 57.2 at 300 -> "4 h 46 min"."""
-    return seconds(t_s * scale) if abs(t_s * scale) < 3600 else _hours(t_s * scale)
+    value = t_s * scale
+    if abs(value) < 60:
+        return seconds(value)
+    sign, whole = ("-" if value < 0 else ""), round(abs(value))
+    if whole < 3600:
+        return f"{sign}{whole // 60} min {whole % 60:02d} s"
+    return f"{sign}{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def both(t_s: float | None, scale: float) -> str:
@@ -86,11 +92,6 @@ def both(t_s: float | None, scale: float) -> str:
     if t_s is None:
         return NONE
     return seconds(t_s) if scale == 1.0 else f"{seconds(t_s)} ({stands_for(t_s, scale)})"
-
-
-def _hours(t_s: float) -> str:
-    minutes = round(abs(t_s) / 60)
-    return f"{'-' if t_s < 0 else ''}{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _classes(result: Result, load: Load, scale: float) -> Table:
