@@ -82,7 +82,7 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
 def _clusters(shard: bool, headroom: bool) -> tuple[ClusterSpec, ...]:
     """Node by node, so that packing puts everything where it is meant to be. Caches: large hold half of the curie pool
     (two thirds where it is replicated), small a third of the davinci pool (two thirds); jade-n3, where the one davinci
-    replica finds its place after the loss, holds less than a quarter of it."""
+    replica finds its place after the loss, holds a quarter of it."""
     large = (150 if shard else 110) * MIB
     small = (36 if shard else 20) * MIB
     least = small if shard or headroom else 9 * MIB
