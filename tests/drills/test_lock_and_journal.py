@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drills.engine.safety import ledger
 from drills.engine.safety.journal import Journal, JournalState, read_journal
 from drills.engine.safety.ledger import Entry, Ledger, Webhook, read_ledger, webhook_url
 from drills.engine.safety.lock import Lock, Locks, Owner, state_dir
@@ -187,11 +190,11 @@ def test_an_entry_after_a_cut_line_stands_apart_from_it(tmp_path: Path) -> None:
 
 
 def test_the_ledger_says_who_did_what_to_which_cluster_and_when(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "new", Entry(drill="d", run="/r", command_line=("blackstart", "run", "d")))
-    ledger.write("inject", "begun", clusters=("cobalt",), text="cobalt lost power")
-    with ledger.path.open("ab") as file:
+    book = Ledger(tmp_path / "new", Entry(drill="d", run="/r", command_line=("blackstart", "run", "d")))
+    book.write("inject", "begun", clusters=("cobalt",), text="cobalt lost power")
+    with book.path.open("ab") as file:
         file.write(b'{"cut')
-    ledger.write("end", "pass")
+    book.write("end", "pass")
     inject, end = read_ledger(tmp_path / "new")
     assert (inject.operation, inject.clusters, inject.outcome) == ("inject", ("cobalt",), "begun")
     assert inject.user
@@ -223,6 +226,23 @@ def test_a_webhook_that_fails_is_told_without_its_secret_and_raises_nowhere() ->
     silent.announce(Entry(operation="start"))
     silent.close()
     assert len(failed) == 1
+
+
+def test_a_webhook_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "_CLOSE_S", 0.05)
+    failed: list[str] = []
+    hang = threading.Event()
+
+    def post(url: str, body: dict[str, Any]) -> None:
+        hang.wait(60)
+
+    webhook = Webhook("http://h.example/", failed.append, post)
+    began = time.monotonic()
+    webhook.announce(Entry(operation="start"))
+    webhook.close()
+    assert time.monotonic() - began < 5
+    assert "not done in time" in failed[0]
+    hang.set()
 
 
 @pytest.mark.parametrize("url", ["ftp://h/x", "h.example/x", "https://"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 
 from drills.engine.nouns.faults import Fault
@@ -169,10 +170,13 @@ class Session:
         )
 
     def _heal_all(self) -> None:
-        for name in self._injector.hurt:
-            self.view.step(f"Healing {name}")
-            signals = self.heal(name)
-            self.view.done(f"Healed {name}", ok=all(signal.ok for signal in signals))
+        for name in self._injector.hurt:  # each on its own: what fails with one must not keep another hurt
+            self._attempt(f"heal {name}", partial(self._heal_at_end, name))
+
+    def _heal_at_end(self, name: str) -> None:
+        self.view.step(f"Healing {name}")
+        signals = self.heal(name)
+        self.view.done(f"Healed {name}", ok=all(signal.ok for signal in signals))
 
     def _record_prometheus(self) -> None:
         record_clock_step(self._anchor, Anchor.take(), self.recorder)
