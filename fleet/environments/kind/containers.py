@@ -25,7 +25,7 @@ from history.errors import FaultError, FleetError
 
 LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
-BOOT_SHARES: Final = 64
+BOOT_SHARES: Final = 256
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
 _T = TypeVar("_T")

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from fleet.environments.local.ask import ask
 from fleet.environments.local.processes import fork
 
 SERVICES: Final = "services.pickle"
@@ -40,13 +41,14 @@ LOOK_S: Final = 0.2
 
 @dataclass(frozen=True)
 class Service:
-    """``module.run(config)``, or with ``argv`` a program."""
+    """``module.run(config)``, or with ``argv`` a program; started once every URL in ``after`` answers 200."""
 
     name: str
     module: str
     config: Any
     log: Path
     argv: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
 
 def write_services(folder: Path, services: tuple[Service, ...]) -> None:
@@ -80,9 +82,12 @@ def main(folder: Path) -> None:
     gc.collect()
     gc.freeze()
     services: tuple[Service, ...] = pickle.loads((folder / SERVICES).read_bytes())
-    children = {fork(entry(service), log=service.log): service.name for service in services}
-    ended: list[str] = []
+    children: dict[int, str] = {}
+    waiting, ended = list(services), list[str]()
     while not stop:
+        for service in [one for one in waiting if all(ask(url).ok for url in one.after)]:
+            waiting.remove(service)
+            children[fork(entry(service), log=service.log)] = service.name
         time.sleep(LOOK_S)
         while children and (pid := _reaped()):
             ended.append(children.pop(pid, "?"))

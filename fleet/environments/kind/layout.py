@@ -6,6 +6,7 @@ address in the fleet's own Docker network, the entry point and the controller on
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -111,7 +112,8 @@ def services(state: FleetState, folder: Folder, prometheus_argv: tuple[str, ...]
     for config in adapters(state, folder):
         found.append(service(f"adapter-{config.topology.name}", "fleet.environments.kind.adapter", config))
     found.append(service(GATEWAY, "fleet.serving.gateway", layout.gateway))
-    found.append(service(ALLOCATOR, "fleet.serving.allocator", layout.allocator))
+    ready = tuple(f"{config.url}/readyz" for config in adapters(state, folder))  # it places by what it sees first
+    found.append(replace(service(ALLOCATOR, "fleet.serving.allocator", layout.allocator), after=ready))
     if prometheus_argv:
         found.append(Service(PROMETHEUS, "", None, folder.logs / "prometheus.out", prometheus_argv))
     return tuple(found)
