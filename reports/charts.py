@@ -64,12 +64,20 @@ class Frame:
     x_range: Range1d
     shades: tuple[Shade, ...]
     marks: tuple[tuple[str, float], ...]
+    x_label: str = "seconds since injection"
 
 
-def frame(start_s: float, end_s: float, shades: Sequence[Shade], marks: Sequence[tuple[str, float]]) -> Frame:
-    """A frame from the first to the last send."""
+def frame(
+    start_s: float,
+    end_s: float,
+    shades: Sequence[Shade],
+    marks: Sequence[tuple[str, float]],
+    time_scale: float = 1.0,
+) -> Frame:
+    """A frame from the first to the last send; with a time scale its axis says what an hour is."""
     end_s = max(end_s, start_s + 1.0)
-    return Frame(Range1d(start=start_s, end=end_s, bounds=(start_s, end_s)), tuple(shades), tuple(marks))
+    label = "seconds since injection" + (f" ({3600 / time_scale:g} s = 1 h)" if time_scale != 1.0 else "")
+    return Frame(Range1d(start=start_s, end=end_s, bounds=(start_s, end_s)), tuple(shades), tuple(marks), label)
 
 
 def lane(shared: Frame, bars: Sequence[Shade], clusters: Sequence[str]) -> Any:
@@ -189,7 +197,7 @@ def _figure(shared: Frame, height: int, *, shaded: bool = True, y_label: str = "
     )  # fmt: skip
     fig.toolbar.logo = None
     fig.toolbar.autohide = fig.toolbar_inner = True
-    fig.xaxis.axis_label = "seconds since injection"
+    fig.xaxis.axis_label = shared.x_label
     fig.yaxis.axis_label = y_label
     for axis in (*fig.xaxis, *fig.yaxis):
         axis.update(

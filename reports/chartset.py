@@ -54,7 +54,7 @@ def build(run: Run, result: Result, load: Load, origin_ns: int) -> tuple[Chart, 
     bins = series.bin_load(load)
     coarse = series.bin_load(load, tables.MAX_BIN_ROWS)
     start, end = float(load.x_s.min()), float(load.x_s.max()) + bins.width_s / 2
-    shared = charts.frame(start, end, _shades(result, end), _marks(result))
+    shared = charts.frame(start, end, _shades(result, end), _marks(result), run.header.time_scale)
     heal = heal_of(result)
     victims = [fault.cluster for fault in result.faults if fault.cluster]
     return (

@@ -6,7 +6,7 @@ Called by html.py. Tables are cut at fixed lengths (and say so), so the page sta
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from assertions.result import Check, ForecastRow, ModelRecovery, ObjectiveResult, Result
 from history.reader import Run
@@ -125,7 +125,7 @@ def build(run: Run, result: Result, drill_text: str, history_sha256: str) -> Pag
         figures=_figures(result, limit),
         headline=one_line(result.headline, 600),
         reasons=_reasons(result),
-        strips=_strips(result, limit.limit if limit else None),
+        strips=_strips(result, limit.limit if limit else None, run.header.time_scale),
         objectives=objectives,
         objectives_note=objectives_note,
         checks=tuple(_check(check) for check in result.validity.checks[:60]),
@@ -183,13 +183,14 @@ def _reasons(result: Result) -> tuple[str, ...]:
     return (*shown, f"… and {count(left, 'more reason')} in result.json") if left > 0 else tuple(shown)
 
 
-def _strips(result: Result, limit_s: float | None) -> Strips | None:
+def _strips(result: Result, limit_s: float | None, time_scale: float) -> Strips | None:
     if not result.models:
         return None
     heal = chartset.heal_of(result)
     ends = [w.end_s for w in result.windows if w.name == "fault"] or [w.end_s for w in result.windows] or [1.0]
     chosen, note = _choose(result)
     axis = strips.axis_for([m for _, m, _ in chosen], limit_s, max(ends), heal)
+    axis = replace(axis, time_scale=time_scale)
     rows = tuple(_row(name, recovery, heading, axis) for name, recovery, heading in chosen)
     return Strips(strips.ruler(axis), rows, _model_table(result), note)
 

@@ -43,6 +43,7 @@ class Axis:
 
     end_s: float
     marks: tuple[tuple[str, float], ...] = ()
+    time_scale: float = 1.0
 
     def x(self, t_s: float, width: int) -> float:
         """Pixels of an instant, clamped to the drawing."""
@@ -155,13 +156,12 @@ def _tick_step(width: int) -> int:
 def _ruler(axis: Axis, width: int) -> Markup:
     canvas, height = _Canvas(width), 34
     canvas.add("line", x1=_PAD_PX, x2=width - _PAD_PX, y1=height - 1, y2=height - 1, class_="axis")
-    for t in ticks(axis.end_s, _tick_step(width)):
+    for t in ticks(axis.end_s, _tick_step(width) // (1 if axis.time_scale == 1.0 else 2)):
         x = axis.x(t, width)
         anchor = "start" if t == 0 else "end" if x > width - 24 else "middle"
         canvas.add("line", x1=x, x2=x, y1=height - 5, y2=height - 1, class_="axis")
-        canvas.add(
-            "text", f"{t:g} s" if t else "kill", x=x if t else 0.0, y=height - 9, text_anchor=anchor, class_="tick"
-        )
+        text = f"{t:g} s" if axis.time_scale == 1.0 else f"{t:g} s = {t * axis.time_scale / 3600:.3g} h"
+        canvas.add("text", text if t else "kill", x=x if t else 0.0, y=height - 9, text_anchor=anchor, class_="tick")
     used = -1e9
     for name, t in axis.marks:
         x, text = axis.x(t, width), f"{name} {t:.3g} s"
