@@ -25,6 +25,7 @@ from history.errors import FaultError, FleetError
 
 LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
+REMOVE_S: Final = 60.0
 BOOT_SHARES: Final = 256
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
@@ -137,6 +138,11 @@ def keep_address(name: str, address: str) -> None:
     if address:
         docker("network", "disconnect", "--force", NETWORK, name)
         docker("network", "connect", "--ip", address, NETWORK, name)
+
+
+def remove(names: Iterable[str]) -> None:
+    """Ends them and takes them away, their volumes too."""
+    at_once(lambda name: docker("rm", "--force", "--volumes", name, timeout_s=REMOVE_S), names)
 
 
 def pause(names: Iterable[str]) -> None:

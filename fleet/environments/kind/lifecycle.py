@@ -68,7 +68,7 @@ def down(folder: Folder, say: Say, keep_logs: bool = False) -> None:
     ours = [one for one in _all_containers() if one.marker == str(folder.marker)]
     if ours:
         began = time.monotonic()
-        containers.docker("rm", "--force", "--volumes", *(one.name for one in ours), timeout_s=60)
+        containers.remove(one.name for one in ours)
         say(f"{len(ours)} node containers removed ({time.monotonic() - began:.1f} s)")
     with contextlib.suppress(FleetError):  # others may use it, or there is no engine
         containers.remove_network()
@@ -84,8 +84,7 @@ def down(folder: Folder, say: Say, keep_logs: bool = False) -> None:
 def destroy(cluster: ClusterTopology, folder: Folder) -> None:
     """Deletes one cluster with all it held."""
     ours = [one.name for one in containers.of_cluster(cluster.kind_name) if one.marker == str(folder.marker)]
-    if ours:
-        containers.docker("rm", "--force", "--volumes", *ours, timeout_s=60)
+    containers.remove(ours)
 
 
 def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies: Supplies) -> dict[str, str]:
