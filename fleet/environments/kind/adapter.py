@@ -31,7 +31,7 @@ from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
-from fleet.environments.kind.topology import AGENT_PORT, API_PORT, NAMESPACE, ClusterTopology
+from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopology
 from fleet.environments.local.control import PHASES, State, Wish
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
@@ -40,7 +40,6 @@ from fleet.spec import ModelSpec
 from history.errors import FleetError
 from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
 
-DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 CALM_S: Final = 1.5
 """Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
 BUSY_S: Final = 0.4
@@ -215,7 +214,7 @@ class Adapter:
         config = self._server(name, model)
         hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
         body = manifests.deployment(self._config.image, config, self._config.topology.node_names, hint)
-        await asyncio.to_thread(self._alive().create, DEPLOYMENTS, body)
+        await asyncio.to_thread(self._alive().create, manifests.DEPLOYMENTS, body)
         row = self._replicas.wanted(Row(name, model.name, model.gpus, hint=hint))
         return web.json_response(msgspec.to_builtins(row))
 
@@ -226,7 +225,9 @@ class Adapter:
         if log is not None and known is not None:
             log.append(**known)
         api = self._alive()
-        deleted = await asyncio.to_thread(partial(api.delete, f"{DEPLOYMENTS}/{name}", propagationPolicy="Background"))
+        deleted = await asyncio.to_thread(
+            partial(api.delete, f"{manifests.DEPLOYMENTS}/{name}", propagationPolicy="Background")
+        )
         return web.json_response({"deleted": deleted})
 
     async def state(self, request: web.Request) -> web.Response:

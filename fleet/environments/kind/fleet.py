@@ -1,7 +1,7 @@
 """``KindFleet``: a fleet of real Kubernetes clusters as the harness sees it.
 
-Implements ``fleet.protocols.Fleet``. It uses the fleet that ``blackstart fleet up`` made when it is the one meant, and
-leaves it as it found it; else it makes one and takes it away at the end. It never places a replica.
+Implements ``fleet.protocols.Fleet``. It uses the clusters that ``blackstart fleet up`` made when they are those meant,
+and leaves them up; else it makes one and takes it away at the end. It never places a replica.
 """
 
 from __future__ import annotations
@@ -36,8 +36,12 @@ class KindFleet(StoreFaults):
         self._folder = folder or Folder()
         self._gateway_port = gateway_port
         found = self._folder.read()
-        self._state = found if found is not None and found.complete and found.spec in (spec, smaller(spec)) else None
-        self._spec = spec if self._state is None else self._state.spec
+        self._state: FleetState | None = None
+        self._spec = spec
+        if found is not None and found.complete:
+            fitting = [one for one in (spec, smaller(spec)) if lifecycle.same_machines(found.spec, one)]
+            if fitting:
+                self._state, self._spec = found, fitting[0]
         self._found_up = self._state is not None
         self._started = False
         self._clusters = tuple(KindCluster(one, self) for one in topology(self._spec))

@@ -37,7 +37,6 @@ WEIGHTS_SEED: Final = 20220623
 CREATE_S: Final = 240.0
 NODES_S: Final = 60.0
 POLL_S: Final = 0.2
-DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 
 
 def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0) -> FleetState:
@@ -114,7 +113,7 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
 def start_agents(cluster: ClusterTopology, state: FleetState, folder: Folder) -> None:
     """The DaemonSet of node agents, as all addresses are known now."""
     api = Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name)
-    api.create(DAEMONSETS, manifests.agents(state.serving_image, agent_configs(state, folder, cluster)))
+    api.create(manifests.DAEMONSETS, manifests.agents(state.serving_image, agent_configs(state, folder, cluster)))
 
 
 def ours(cluster: ClusterTopology, folder: Folder) -> bool:
@@ -124,7 +123,7 @@ def ours(cluster: ClusterTopology, folder: Folder) -> bool:
 
 
 def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> FleetState:
-    if state.spec != spec:
+    if not same_machines(state.spec, spec):
         raise FleetError(
             f"another fleet is up here: {state.spec.name!r} with clusters "
             f"{', '.join(f'{c.name} ({len(c.nodes)} nodes)' for c in state.spec.clusters)}",
@@ -139,7 +138,11 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
             )
         containers.unpause(cluster.containers)
         containers.start(cluster.containers, state.addresses)
-    if not hosting.alive(state):
+    if state.spec != spec:
+        say(f"the clusters are up; what runs on them becomes that of {spec.name}")
+        state = _reshaped(state, spec, folder)
+        hosting.start(state, folder, say)
+    elif not hosting.alive(state):
         say("the processes outside the clusters are started again")
         hosting.stop(folder)
         hosting.start(state, folder, say)
@@ -147,6 +150,39 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
     for cluster in state.clusters:
         containers.weigh(cluster.containers, containers.FULL_SHARES)
     return folder.change()
+
+
+def same_machines(one: FleetSpec, other: FleetSpec) -> bool:
+    """Do two descriptions have the same clusters of the same nodes? What runs on them may differ."""
+    return [c.containers for c in topology(one)] == [c.containers for c in topology(other)]
+
+
+def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder) -> FleetState:
+    """Other models, GPUs or switches on the clusters that are there: nothing that ran before runs on."""
+    hosting.stop(folder)
+    state = folder.change(spec=spec, ports=take_ports(spec, state.host, state.gateway_port))
+    _weights(spec, folder)
+
+    def reshape(cluster: ClusterTopology) -> None:
+        api = Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name)
+        _put_gpus(api, cluster)
+        for path in (manifests.DEPLOYMENTS, manifests.DAEMONSETS):
+            api.delete(path, propagationPolicy="Foreground")
+        deadline = time.monotonic() + NODES_S
+        while left := api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]:
+            if time.monotonic() > deadline:
+                raise FleetError(f"{len(left)} pods of {cluster.name} do not end", hint="fleet down, then up")
+            time.sleep(POLL_S)
+        start_agents(cluster, state, folder)
+
+    _each(state.clusters, reshape, lambda _: None)
+    return state
+
+
+def _weights(spec: FleetSpec, folder: Folder) -> None:
+    for model in spec.models:
+        for name in model.pool or (model.name,):
+            make_weights(folder.work / "weights", name, model.weight_bytes, WEIGHTS_SEED, PIECE_BYTES)
 
 
 def _require_free_names(spec: FleetSpec, folder: Folder) -> None:
@@ -178,9 +214,7 @@ def _made(spec: FleetSpec, folder: Folder, supplies: Supplies, say: Say, gateway
         )
     )
     (folder.marker / "fleet").write_text(state.fleet_id + "\n")
-    for model in spec.models:
-        for name in model.pool or (model.name,):
-            make_weights(folder.work / "weights", name, model.weight_bytes, WEIGHTS_SEED, PIECE_BYTES)
+    _weights(spec, folder)
     began, addresses = time.monotonic(), dict[str, str]()
 
     def made(cluster: ClusterTopology) -> dict[str, str]:

@@ -39,6 +39,8 @@ HOST_VARIABLE: Final = "BLACKSTART_HOST"
 TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
 CPU: Final = "50m"
 """Asked for by each pod: those that ask for nothing starve while others of their node are busy."""
+DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
+DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
