@@ -266,8 +266,13 @@ class KindCluster(Restoration):
         home = self._home
         try:
             found = lifecycle.create(self._topology, home.state, home.folder, home.supplies())
-            state = home.folder.change(addresses={**home.state.addresses, **found})
-            lifecycle.start_agents(self._topology, state, home.folder)
+            kept = {name: home.state.addresses[name] for name in self._topology.containers}
+            if found != kept:  # everybody outside knows the old ones
+                containers.kill(self._topology.containers)
+                containers.start(self._topology.containers, kept)
+                containers.weigh(self._topology.containers, containers.FULL_SHARES)
+                lifecycle.await_api(self._topology, home.state, home.folder)
+            lifecycle.start_agents(self._topology, home.state, home.folder)
         except BaseException as error:
             self._broken = error
 

@@ -116,6 +116,11 @@ def start_agents(cluster: ClusterTopology, state: FleetState, folder: Folder) ->
     api.create(manifests.DAEMONSETS, manifests.agents(state.serving_image, agent_configs(state, folder, cluster)))
 
 
+def await_api(cluster: ClusterTopology, state: FleetState, folder: Folder) -> None:
+    """Returns when its nodes are ready and have their GPUs."""
+    _put_gpus(Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name), cluster)
+
+
 def ours(cluster: ClusterTopology, folder: Folder) -> bool:
     """Do all containers of that name carry this fleet's marker? False also when there are none."""
     found = containers.of_cluster(cluster.kind_name)

@@ -284,3 +284,44 @@ def test_the_state_directory_follows_the_environment() -> None:
     assert state_root({"BLACKSTART_STATE": "/s"}) == Path("/s/kind")
     assert state_root({"XDG_STATE_HOME": "/x"}) == Path("/x/blackstart/kind")
     assert state_root({"HOME": "/h"}) == Path("/h/.local/state/blackstart/kind")
+
+
+def test_a_rebuilt_cluster_gets_the_addresses_that_everybody_knows(
+    cobalt: KindCluster, folder: Folder, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[str] = []
+    state = folder.read()
+    assert state is not None
+    (topo,) = [one for one in state.clusters if one.name == "cobalt"]
+    swapped = dict(zip(topo.containers, ("172.29.0.7", "172.29.0.5", "172.29.0.6"), strict=True))
+
+    def create(*_: object) -> dict[str, str]:
+        for name, address in swapped.items():
+            fake.add(name, topo.kind_name, address)
+        return swapped
+
+    monkeypatch.setattr(lifecycle, "create", create)
+    monkeypatch.setattr(lifecycle, "await_api", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "start_agents", lambda *_: started.append("agents"))
+    monkeypatch.setattr(KindFleet, "supplies", lambda _: None)
+    cobalt.destroy()
+    assert not [name for name in fake.boxes if "cobalt" in name]
+    assert all("amber" in name or "jade" in name for name in fake.boxes), "no other cluster is touched"
+    cobalt._build()
+    kept = {call[-1]: call[3] for call in fake.calls if call[:2] == ("network", "connect")}
+    assert kept == {name: state.addresses[name] for name in topo.containers}
+    assert started == ["agents"]
+
+
+def test_a_cluster_that_cannot_be_made_anew_says_so(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def create(*_: object) -> dict[str, str]:
+        raise FleetError("kind could not make cobalt: no space", hint="")
+
+    monkeypatch.setattr(lifecycle, "create", create)
+    monkeypatch.setattr(KindFleet, "supplies", lambda _: None)
+    cobalt.destroy()
+    cobalt._build()
+    with pytest.raises(FaultError, match="no space"):
+        cobalt.verify_rebuilt()
