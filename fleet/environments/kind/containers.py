@@ -26,7 +26,7 @@ from history.errors import FaultError, FleetError
 LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
 REMOVE_S: Final = 60.0
-BOOT_SHARES: Final = 256
+BOOT_SHARES: Final = 64
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
 _T = TypeVar("_T")
