@@ -73,7 +73,7 @@ class RunDirectory:
                 f"{self.path} is not a run directory: it has no header.json",
                 hint="give the directory that `blackstart run` printed, for example runs/cluster-loss-…",
             ) from error
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
             raise UsageError(
                 f"{self.header} cannot be read: {error}",
                 hint="the file is damaged or was written by another version of blackstart",

@@ -127,7 +127,7 @@ class _Stream:
             return
         try:
             body = _decode(event)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):
             self._bad = True
             return
         self._bad |= body.error is not None
@@ -168,7 +168,7 @@ class _Whole:
     def error(self) -> str:
         try:
             body = _decode(b"".join(self._parts))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):
             return BAD_BODY
         if body.error is not None or not body.choices or not body.choices[0].words() or body.usage is None:
             return BAD_BODY
@@ -194,7 +194,7 @@ class _Embedding:
     def error(self) -> str:
         try:
             body = _decode(b"".join(self._parts))
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, ValueError):
             return BAD_BODY
         vectors = [vector.embedding for vector in body.data]
         good = len(vectors) == 1 and bool(vectors[0]) and all(map(math.isfinite, vectors[0]))

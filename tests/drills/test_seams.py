@@ -65,8 +65,10 @@ def test_each_fault_is_injected_verified_healed_and_failed_back(tmp_path: Path, 
     assert [op.outcome for op in history.of_kind(FAULT_VERIFIED, FAULT_HEALED)] == ["ok", "ok"]
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
     seen = Counter({entry["error"]: entry["count"] for entry in result["faults"][0]["seen"] if entry["error"]})
-    # A probe that is under way as the cluster comes back may end otherwise, so nearly all is asked for, not all.
-    assert sum(seen[error] for error in errors) > 0.8 * seen.total() > 0, f"the cluster prober saw {seen}"
+    # A probe that is under way as the cluster comes back may end otherwise, so nearly all is asked for, not all; in a
+    # black hole, where each takes as long as the fault lasts here, one that came to its own end is what there can be.
+    enough = 1 if "black-hole" in fault else 0.8 * seen.total()
+    assert sum(seen[error] for error in errors) >= enough > 0, f"the cluster prober saw {seen}"
     low, high = result["models"]["code"]["service_back_s"]
     assert 0 < low <= high < 5
 

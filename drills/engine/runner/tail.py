@@ -36,6 +36,6 @@ class Tail:
         for line in data[:whole].splitlines():
             try:
                 ops.append(decode(line))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, ValueError):
                 continue  # a damaged line; the reader counts it at analysis
         return ops

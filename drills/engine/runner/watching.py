@@ -137,7 +137,7 @@ class Watching:
             return f"its harness died and it was not healed ({dead[0]}). Next: blackstart restore {path}"
         try:
             result = assertions.decode_result(self._directory.result.read_bytes())
-        except (OSError, msgspec.MsgspecError):
+        except (OSError, msgspec.MsgspecError, ValueError):
             return f"it ended without a result. Next: blackstart analyze {path}"
         return f"it ended {result.verdict.upper()}: {result.headline}"
 

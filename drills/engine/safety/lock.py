@@ -172,7 +172,7 @@ class Locks:
             return msgspec.json.decode(path.read_bytes(), type=Lock)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError) as error:
             raise Refused(
                 f"the lock {path} cannot be read: {error}",
                 hint="make sure that no drill runs (`blackstart watch RUN`, `ps`), then delete that file",
