@@ -6,7 +6,7 @@ SEED ?= 1
 PY := .venv/bin/python
 .DEFAULT_GOAL := help
 
-include fleet/environments/kind/offline/kind.mk
+include fleet/environments/kind/offline/kind.mk fleet/environments/kind/kind.mk
 
 help:                ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -23,7 +23,7 @@ drill: setup         ## run the drill cluster-loss in the local environment
 test: check          ## all tests except the long ones and those that need Docker
 	$(PY) -m pytest -m "not soak" -q
 
-soak: setup-test     ## the long ones: ten seeds of cluster-loss, 200 calibration cases, 80 kills -9
+soak: setup-test     ## the long ones: ten seeds of cluster-loss, 204 calibration cases, 80 kills -9
 	SEEDS=$(SEEDS) $(PY) -m pytest -m soak -v --timeout=600
 
 catalogue: setup     ## every drill on a fleet that is ready for it and on one that is not (SEED=1; about 10 minutes)
@@ -36,3 +36,6 @@ check: setup-test    ## types and lint
 
 bench: setup-test    ## every benchmark; each prints its figure and the bar beside it
 	@for b in benchmarks/*.py; do echo "== $$b"; $(PY) $$b || exit 1; done
+
+golden: setup-test   ## what the golden run's records make now; read the difference before you commit it
+	$(PY) tests/reports/golden.py

@@ -98,7 +98,7 @@ def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -
         return f"; {served} and stayed there."
     last = max(ends, key=lambda name: (ends[name], name))
     many = "the last model" if len(ends) > 1 else "the only model hit"
-    return f"; {served} and {many} ({last}) was within its objectives after {_s(ends[last])} and stayed there."
+    return f"; {served} and {many} ({last}) had recovered after {_s(ends[last])} and stayed so."
 
 
 def _did_not(lost: dict[str, ModelRecovery]) -> str:

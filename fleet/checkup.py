@@ -114,4 +114,6 @@ def memory(environment: str, wanted_gib: float) -> Finding:
     """What could be used now."""
     free = psutil.virtual_memory().available / 2**30
     mend = "end something, or use a smaller fleet: --small" if environment == "kind" else "end something"
-    return Finding(environment, "memory", free >= wanted_gib, f"{free:.1f} GiB free of {wanted_gib:g}", mend)
+    return Finding(
+        environment, "memory", free >= wanted_gib, f"{free:.1f} GiB free, at least {wanted_gib:g} wanted", mend
+    )

@@ -228,7 +228,7 @@ class FleetSpec:
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
             raise UsageError(
                 f"fleet {self.name!r} has {count}",
-                hint="correct all of them; FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
+                hint="correct all of them; docs/fleet.toml is a commented example, fleet/spec.py says each field's unit",
                 problems=problems,
             )
         return self
@@ -297,7 +297,7 @@ def _from_tables(raw: dict[str, Any], path: str) -> FleetSpec:
     if wrong:
         raise UsageError(
             f"fleet file {path} has {len(wrong)} mistake{'s' * (len(wrong) > 1)}",
-            hint="FleetSpec's docstrings (fleet/spec.py) give each field's meaning and unit",
+            hint="docs/fleet.toml is a commented example; fleet/spec.py gives each field's meaning and unit",
             problems=tuple(wrong),
         )
     return FleetSpec(name=raw["name"], switches=switches, **parts)

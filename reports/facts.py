@@ -57,9 +57,9 @@ def _worst_recovered(result: Result) -> str | None:
 
 
 def lost_of(result: Result) -> str:
-    """ "251 of 13,200 (1.9 %)": bad answers while the fault lasted, of everything sent."""
-    totals = result.totals
-    return f"{totals.lost:,} of {totals.sent:,} ({percent(totals.lost, totals.sent)})"
+    """ "251 of 13,200 (1.9 %)": bad answers while the fault lasted, of what was sent meanwhile."""
+    lost, sent = result.totals.lost, result.fleet.sent if result.fleet is not None else result.totals.sent
+    return f"{lost:,} of {sent:,} ({percent(lost, sent)})"
 
 
 def budget_of(result: Result) -> str:

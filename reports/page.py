@@ -322,7 +322,8 @@ def _forecast(run: Run, result: Result) -> tuple[Table | None, str]:
         said = (
             f"If {one_line(forecast.victim, 60)} goes, its replicas need {forecast.gpus_needed:,} GPUs and the "
             f"survivors have {forecast.gpus_free:,} free. "
-            "Reload is the least time that the bytes need; a ratio of 1 is perfect."
+            "Reload is when its bytes are there if all downloads share the store and the links fairly; the last model "
+            "cannot be sooner, the others can (a ratio below 1)."
         )
     note = f"{left:,} more models are left out here." if left > 0 else ""
     head: tuple[str, ...] = (

@@ -137,7 +137,14 @@ def test_no_run_directory_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_plan_shows_targets_holds_and_forecast(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "cluster-loss"]) == 0
     out = capsys.readouterr().out
-    for said in ("victim: PowerLoss (refused)", "must survive", "every model fits", "ft-davinci", "299", "29"):
+    for said in (
+        "victim: PowerLoss, clients see: refused",
+        "must survive",
+        "every model fits",
+        "ft-davinci",
+        "299",
+        "29",
+    ):
         assert said in out
 
 

@@ -27,6 +27,7 @@ def result_of(path: Path) -> dict[str, Any]:
     return loaded
 
 
+@pytest.mark.soak
 def test_a_harness_stopped_for_5_s_measures_the_same(tmp_path: Path) -> None:
     """The load goes on by itself; only what the harness stamps on receipt becomes less sharp, and is said to be."""
     blackstart = Blackstart.start("run", str(MICRO), "--out", str(tmp_path))
@@ -143,6 +144,7 @@ def test_sigusr1_stops_a_drill_as_a_guard_does(tmp_path: Path) -> None:
     assert blackstart.left_behind() == []
 
 
+@pytest.mark.soak
 def test_telemetry_that_stops_trips_a_guard_that_heals(tmp_path: Path) -> None:
     drill = tmp_path / "guarded.py"
     text = MICRO.read_text().replace("good_within_ms=500", "good_within_ms=500, total_timeout_s=1.0")

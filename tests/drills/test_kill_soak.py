@@ -31,7 +31,7 @@ WHOLE_RUN_S = 9.5
 SERVICES = {"allocator": "allocator", "gateway": "gateway", "store": "store-weights"}
 """Who is killed -> how its process calls itself."""
 
-HANDFUL = (14, 10, 19, 2)
+HANDFUL = (14, 2)
 """While it starts; in the outage, zygote too; the same in a black hole; while it judges."""
 HARNESS = [pytest.param(seed, marks=() if seed in HANDFUL else pytest.mark.soak) for seed in range(40)]
 OTHERS = [

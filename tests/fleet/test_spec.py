@@ -200,3 +200,9 @@ def test_from_toml_that_cannot_be_read(tmp_path: Path, text: str | None) -> None
         path.write_text(text)
     with pytest.raises(UsageError, match="cannot be read"):
         FleetSpec.from_toml(path)
+
+
+def test_the_commented_example_is_a_sound_fleet() -> None:
+    spec = FleetSpec.from_toml(Path(__file__).parents[2] / "docs" / "fleet.toml")
+    assert spec.problems() == ()
+    assert [cluster.name for cluster in spec.clusters] == ["amber", "cobalt", "jade"]

@@ -206,7 +206,7 @@ def test_everything_is_inside_the_one_file(sample: ModuleType) -> None:
 def test_the_ten_second_line(sample: ModuleType) -> None:
     good = sample.build()
     _, text = parse(html.render(good.run, good.result, ""))
-    lost, sent = good.result.totals.lost, good.result.totals.sent
+    lost, sent = good.result.totals.lost, good.result.fleet.sent
     high = good.result.fleet.recovered_s[1]
     assert "✓ PASS" in text
     assert f"recovered in {high:.2f} s of 10 s" in text

@@ -334,7 +334,8 @@ def test_all_three_reports_of_a_real_analysis(sample: ModuleType) -> None:
     result = analyze(made.run)
     text = html.render(made.run, result, made.drill_text).decode()
     assert html.render(made.run, analyze(made.run), made.drill_text).decode() == text
-    assert f"{result.totals.lost:,} of {result.totals.sent:,}" in text
+    assert result.fleet is not None
+    assert f"{result.totals.lost:,} of {result.fleet.sent:,}" in text
     assert result.verdict.upper() in text
     for name, model in result.models.items():
         assert name in text

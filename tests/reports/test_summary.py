@@ -38,7 +38,8 @@ def test_verdict_objectives_models_and_command(sample: ModuleType) -> None:
     made = sample.build()
     text = summary.render(made.run, made.result).decode()
     assert text.startswith("## ✓ PASS · cluster-loss\n")
-    assert f"lost {made.result.totals.lost:,} of {made.result.totals.sent:,}" in text
+    assert made.result.fleet is not None
+    assert f"lost {made.result.totals.lost:,} of {made.result.fleet.sent:,}" in text
     assert "blackstart run cluster-loss --seed 41" in text
     assert text.count("budget spent") == 1
     found = tokens(text.encode())

@@ -30,7 +30,8 @@ WORST_PAIRS = 10
 def command(fleet: str, pairs: bool, as_json: bool) -> int:
     """Say for each cluster of FLEET what its loss would mean, without running anything.
 
-    FLEET is a TOML file (see fleet/spec.py), or a fleet of blackstart with its arguments: three-clusters:headroom=0.
+    FLEET is a TOML file (docs/fleet.toml is an example), or a fleet of blackstart with its arguments:
+    three-clusters:headroom=0.
 
     GPUs are packed node by node, important models first. The answer is exact while GPU sizes divide each other (1, 2,
     4, 8); for other sizes "?" marks what only bounds are known of, and a fit is never claimed that was not found.

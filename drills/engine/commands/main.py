@@ -5,6 +5,7 @@ Exit codes: 0 pass, 1 fail, 2 unknown, 3 the harness failed, 4 usage, 130 interr
 
 from __future__ import annotations
 
+import errno
 import traceback
 from importlib import import_module
 
@@ -27,6 +28,10 @@ COMMANDS = {
     "report": ("drills.engine.commands.report", "Write the pages of a run directory again."),
 }
 """Name -> (module, one line for ``--help``)."""
+
+
+PIPE_CLOSED_EXIT = 141
+"""What shells say of a program that SIGPIPE ended."""
 
 
 class LazyGroup(click.Group):
@@ -82,7 +87,9 @@ def main(arguments: list[str]) -> int:
     except BlackstartError as error:
         print_error(console, error)
         return error.exit_code
-    except (Exception, SystemExit):  # an exit from elsewhere must never look like a pass
+    except (Exception, SystemExit) as error:  # an exit from elsewhere must never look like a pass
+        if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
+            return PIPE_CLOSED_EXIT  # click's way of ending when nobody reads on: `blackstart plan … | head`
         console.print(traceback.format_exc())
         console.print("This is a defect of blackstart; the run directory, if one was named above, is kept.")
         return 3

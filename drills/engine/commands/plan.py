@@ -122,7 +122,7 @@ def fleet_table(plan: Plan) -> Table:
     hurt = {mark.cluster: mark for mark in plan.marks}
     for cluster in plan.drill.fleet.clusters:
         mark = hurt.get(cluster.name)
-        role = f"victim: {mark.kind} ({mark.signature})" if mark else "must survive"
+        role = f"victim: {mark.kind}, clients see: {mark.signature}" if mark else "must survive"
         gpus = " + ".join(str(node.gpus) for node in cluster.nodes)
         table.add_row(cluster.name, str(len(cluster.nodes)), gpus, role)
     return table
@@ -169,7 +169,7 @@ def holds_table(plan: Plan) -> Table:
 
 def forecast_table(forecast: Forecast) -> Table:
     """What each model loses, whether it fits, and the least time that its bytes need."""
-    table = _table("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "at least", "why not")
+    table = _table("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not")
     for model in forecast.models:
         table.add_row(
             model.model,

@@ -74,7 +74,7 @@ class StepRunner:
                 else (f"not {step.until.text} within {step.at_most_s:g} s ({waiting})")
             )
         if step.then_s:
-            self._wait(self._session.clock() + round(step.then_s * NS_PER_S), "observing on")
+            self._wait(self._session.clock() + round(step.then_s * NS_PER_S), "observing further")
         return step.until is None or reached, f"{text}{self._glance()}"
 
     def _wait(self, until_ns: int, phase: str, criterion: Until | None = None) -> tuple[bool, str]:
@@ -115,8 +115,9 @@ class StepRunner:
     def _glance(self) -> str:
         strip = self._strip(self._look(), "", "")
         good = "" if strip.good_ratio is None else f" · good {100 * strip.good_ratio:.1f} %"
+        bad = f" · {strip.bad:,} bad so far" if strip.bad else ""
         p99 = "" if strip.latency_ms_p99 is None else f" · p99 {strip.latency_ms_p99:.0f} ms"
-        return f"{good}{p99}"
+        return f"{good}{bad}{p99}"
 
     def _strip(self, run: Run, phase: str, waiting: str) -> Strip:
         return strip_of(run, self._session.clock(), self._session.load_start_ns, phase, waiting)

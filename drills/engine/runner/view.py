@@ -19,7 +19,8 @@ from rich.text import Text
 
 @dataclass(frozen=True)
 class Strip:
-    """One glance at a running drill. Ratios and latencies are of the last settled seconds; None before any."""
+    """One glance at a running drill. Ratios and latencies are of the last settled seconds; None before any.
+    ``bad``: all requests of the run that ended bad so far."""
 
     phase: str
     elapsed_s: float
@@ -27,6 +28,7 @@ class Strip:
     good_ratio: float | None = None
     latency_ms_p50: float | None = None
     latency_ms_p99: float | None = None
+    bad: int = 0
     in_flight: int = 0
     waiting_for: str = ""
     time_scale: float = 1.0
@@ -119,6 +121,8 @@ def strip_text(strip: Strip) -> str:
         parts.append(f"good {100 * strip.good_ratio:.1f} %")
     if strip.latency_ms_p50 is not None and strip.latency_ms_p99 is not None:
         parts.append(f"p50 {strip.latency_ms_p50:.0f} ms, p99 {strip.latency_ms_p99:.0f} ms")
+    if strip.bad:
+        parts.append(f"{strip.bad:,} bad so far")
     parts.append(f"{strip.in_flight} in flight")
     if strip.waiting_for:
         parts.append(f"waiting for: {strip.waiting_for}")
