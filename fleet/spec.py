@@ -228,7 +228,7 @@ class FleetSpec:
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
             raise UsageError(
                 f"fleet {self.name!r} has {count}",
-                hint="correct all of them; docs/fleet.toml is a commented example, fleet/spec.py says each field's unit",
+                hint="correct all of them; docs/fleet.toml is a commented example, fleet/spec.py gives units",
                 problems=problems,
             )
         return self
