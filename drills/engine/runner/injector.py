@@ -45,17 +45,21 @@ class Injector:
         mark = fault.mark(subject)
         self._custody.intend(mark, fault.target)
         self._faults[fault.target] = fault
-        called = clock()
-        fault.inject(subject)
-        self._recorder.event(
-            FAULT_INJECT,
-            at_ns=called,
-            done_ns=clock(),
-            cluster=fault.cluster,
-            kind=mark.kind,
-            signature=mark.signature,
-            label=mark.label,
-        )
+        called, returned = clock(), False
+        try:
+            fault.inject(subject)
+            returned = True
+        finally:  # an interrupt or an error in the middle of the call may have hurt the cluster all the same
+            self._recorder.event(
+                FAULT_INJECT,
+                at_ns=called,
+                done_ns=clock(),
+                outcome="ok" if returned else "fail",
+                cluster=fault.cluster,
+                kind=mark.kind,
+                signature=mark.signature,
+                label=mark.label,
+            )
         self._custody.injected(mark, fault.target)
         signals = self._until_all(lambda: fault.verify(subject), VERIFY_S, pulse)
         self._record(FAULT_VERIFIED, called, fault.cluster, signals)
@@ -72,8 +76,10 @@ class Injector:
         if fault is None:
             return ()
         subject, called = self._subject(fault), self._recorder.clock()
-        self._recorder.event(FAULT_HEAL, at_ns=called, cluster=fault.cluster, target=name)
-        fault.heal(subject)
+        try:
+            self._recorder.event(FAULT_HEAL, at_ns=called, cluster=fault.cluster, target=name)
+        finally:  # a full disk must not keep a cluster down
+            fault.heal(subject)
         del self._faults[name]
         stages: dict[str, tuple[int, Signal]] = {}
         signals = self._until_all(lambda: self._note(stages, fault.verify_healed(subject)), HEAL_S, lambda: None)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from drills.engine.runner.recorder import Recorder
 from fleet.protocols import Emit, Fleet
+from history.errors import RecordingError
 from history.op import PROCESS_DIED
 
 Watch = Callable[[Emit, threading.Event], None]
@@ -42,7 +44,9 @@ class Observers:
         try:
             watch(self._recorder.emit, self._stop)
         except Exception as error:
-            if not self._stop.is_set():
-                self._recorder.event(
-                    PROCESS_DIED, outcome="fail", error="observer", process=f"observer of {name}", text=repr(error)
-                )
+            with suppress(RecordingError):  # a full disk ends the run elsewhere: the load process says so
+                if not self._stop.is_set():
+                    text = repr(error)
+                    self._recorder.event(
+                        PROCESS_DIED, outcome="fail", error="observer", process=f"observer of {name}", text=text
+                    )

@@ -64,6 +64,7 @@ def run_drill(
     with _signals(view, stop) as cleaning, custody:
         make_directory(plan, directory)
         session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop)
+        session.on_close = cleaning.set
         interrupted = _carry_out(session, cleaning)
         merge_history(directory)
         run, result = judge(directory.path)

@@ -68,6 +68,8 @@ class Session:
         self._missed: set[str] = set()
         self._fleet_stopped = False
         self._may_inject = False
+        self.on_close: Callable[[], None] = lambda: None
+        """Called before anything is undone: from then on an interrupt must not stop the undoing."""
         self.recorder: Recorder
         self.tail: Tail
         self._traffic: Traffic
@@ -88,6 +90,7 @@ class Session:
 
     def close(self) -> None:
         """Undoes everything; what could not be undone is in ``failures``. Safe to call twice."""
+        self.on_close()
         self._undo.close()
 
     @property

@@ -1,0 +1,87 @@
+"""Injecting and healing when the recording fails: the record may be lost, the cluster must not stay hurt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from drills.engine.nouns import PowerLoss
+from drills.engine.runner.injector import Injector
+from history.errors import RecordingError
+from history.op import FAULT_HEAL, FAULT_INJECT
+
+
+class Victim:
+    """A cluster that notes what was done to it."""
+
+    name = "cobalt"
+    signatures = ("refused",)
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.done: list[str] = []
+        self.breaks = breaks
+
+    def power_off(self, signature: str) -> None:
+        self.done.append("off")
+        if self.breaks:
+            raise KeyboardInterrupt
+
+    def verify_power_off(self) -> tuple[()]:
+        return ()
+
+    def power_on(self) -> None:
+        self.done.append("on")
+
+    def verify_power_on(self) -> tuple[()]:
+        return ()
+
+
+class Disk:
+    """A recorder whose disk is full for one kind of event."""
+
+    def __init__(self, full_for: str = "") -> None:
+        self.full_for = full_for
+        self.events: list[tuple[str, str]] = []
+
+    def clock(self) -> int:
+        return 1
+
+    def event(self, kind: str, /, *, outcome: str = "ok", **rest: Any) -> None:
+        if kind == self.full_for:
+            raise RecordingError("no space left", hint="free space")
+        self.events.append((kind, outcome))
+
+
+class Nobody:
+    """Custody that keeps nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments, **more: None
+
+
+def injector(victim: Victim, disk: Disk) -> Injector:
+    fleet: Any = type("Fleet", (), {"clusters": (victim,)})()
+    recorder: Any = disk
+    custody: Any = Nobody()
+    return Injector(fleet, recorder, custody)
+
+
+def test_a_full_disk_does_not_keep_the_cluster_down() -> None:
+    victim, disk = Victim(), Disk(full_for=FAULT_HEAL)
+    made = injector(victim, disk)
+    made.inject(PowerLoss("cobalt"), lambda: None)
+    with pytest.raises(RecordingError):
+        made.heal("cobalt")
+    assert victim.done == ["off", "on"]
+
+
+def test_an_interrupt_in_the_middle_of_the_kill_is_recorded_and_healed() -> None:
+    victim, disk = Victim(breaks=True), Disk()
+    made = injector(victim, disk)
+    with pytest.raises(KeyboardInterrupt):
+        made.inject(PowerLoss("cobalt"), lambda: None)
+    assert (FAULT_INJECT, "fail") in disk.events
+    assert made.hurt == ("cobalt",)
+    made.heal("cobalt")
+    assert victim.done == ["off", "on"]
