@@ -264,3 +264,19 @@ def test_a_fleet_files_mistakes_are_said_once(tmp_path: Path, capsys: pytest.Cap
     err = capsys.readouterr().err
     assert err.count("'zebras'") == 1
     assert err.count("name is 5") == 1
+
+
+@pytest.mark.parametrize("scope", ["affected", "bystanders"])
+def test_a_scope_by_victims_that_no_run_could_certify_is_refused(
+    scope: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "hasty.py"
+    path.write_text(
+        "from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "drill = Drill(name='hasty', fleet=fleets.micro(), load=OpenLoop(rate_rps=10),\n"
+        "    steps=[Baseline(seconds=1), Inject(PowerLoss('cobalt')), Observe(at_most_s=20)],\n"
+        f"    objectives=[o.recovered(scope={scope!r}, within_s=5, ratio=0.99)])\n"
+    )
+    assert main(["plan", str(path)]) == 4
+    assert f"{scope} gets" in capsys.readouterr().err

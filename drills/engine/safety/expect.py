@@ -71,11 +71,9 @@ def scopes(
                 yield cls, [model for model in models if model.model_class == cls]
     elif spec.scope == "fleet":
         yield "fleet", models
-    elif spec.scope == "affected":
-        yield (
-            "affected",
-            [model for model in models if model.name in rows and rows[model.name].replicas_lost],
-        )
+    elif spec.scope in ("affected", "bystanders"):
+        hit = {name for name, row in rows.items() if row.replicas_lost}
+        yield spec.scope, [model for model in models if (model.name in hit) == (spec.scope == "affected")]
 
 
 def _why_not(

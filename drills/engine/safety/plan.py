@@ -80,7 +80,10 @@ def make_plan(
             problems=tuple(map(str, problems)),
             hint="mend them and run `blackstart plan` again",
         )
-    holds, impossible = hold_times(drill)
+    placements = placements_planned(drill.fleet)
+    victims = dict.fromkeys(fault.cluster for fault in drill.faults if fault.cluster)
+    forecasts = tuple(forecast(drill.fleet, placements, victim) for victim in victims)
+    holds, impossible = hold_times(drill, forecasts)
     fleet = open_fleet(environment, drill.fleet)
     impossible += unsupported(drill, fleet)
     if impossible:
@@ -90,9 +93,6 @@ def make_plan(
             hint="observe longer, raise the rate, ask for a lower ratio, or choose another fault or environment",
         )
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
-    placements = placements_planned(drill.fleet)
-    victims = dict.fromkeys(fault.cluster for fault in drill.faults if fault.cluster)
-    forecasts = tuple(forecast(drill.fleet, placements, victim) for victim in victims)
     expectation = expect(drill, forecasts)
     return Plan(
         file=file,
@@ -115,14 +115,15 @@ def make_plan(
     )
 
 
-def hold_times(drill: Drill) -> tuple[list[HoldTime], list[Problem]]:
+def hold_times(drill: Drill, forecasts: tuple[Forecast, ...]) -> tuple[list[HoldTime], list[Problem]]:
     """How long each recovery objective needs to be certified, and which ones the drill leaves no time for."""
     window_s, found, impossible = drill.fault_window_s(), [], []
+    rows = {row.model: row for forecast in forecasts for row in forecast.models if row.replicas_lost}
     for objective in drill.objectives:
         spec = objective.spec
         if spec.indicator not in ("recovered", "service_back"):
             continue
-        for scope, models in scopes(spec, drill.fleet, {}):
+        for scope, models in scopes(spec, drill.fleet, rows):
             if not models:
                 continue
             rate = drill.load.rate_rps * sum(model.share for model in models)
