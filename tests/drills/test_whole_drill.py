@@ -126,14 +126,19 @@ def test_ctrl_c_heals_drains_and_still_writes_a_result(tmp_path: Path) -> None:
     assert validity["scheduled"] == validity["recorded"]
 
 
-def test_ctrl_c_while_the_fleet_starts_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["services outside up", "Fleet micro is ready", "Starting load and probers"])
+def test_ctrl_c_before_the_first_request_still_writes_a_result(moment: str, tmp_path: Path) -> None:
     blackstart = Blackstart.start("run", str(MICRO), "--out", str(tmp_path))
-    blackstart.wait_for("services outside up")
+    blackstart.wait_for(moment)
     blackstart.process.send_signal(signal.SIGINT)
     code, out = blackstart.end()
     assert code == 130, out
     assert "Traceback" not in out
     assert blackstart.left_behind() == []
+    result = result_of(only_run(tmp_path))
+    assert result["verdict"] == "unknown"
+    assert any("interrupt" in reason.lower() for reason in result["reasons"])
+    assert (only_run(tmp_path) / "report.html").exists()
 
 
 def test_kill_9_of_the_load_process_ends_the_run_unknown(tmp_path: Path) -> None:

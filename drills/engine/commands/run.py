@@ -16,13 +16,15 @@ from drills.engine.runner.run import run_drill
 from drills.engine.runner.view import LiveView, PlainView
 from drills.engine.safety.refusals import refuse
 
+DEFAULT_OUT = Path("runs")
+
 
 @click.command("run")
 @planning
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    default=Path("runs"),
+    default=DEFAULT_OUT,
     show_default=True,
     help="Folder in which the run's directory is made.",
 )
@@ -82,6 +84,9 @@ def command(
     again += ["--fleet", fleet_text] if fleet_text else []
     again += [part for name in confirmed for part in ("--confirm", name)]
     again += ["--expect-fail"] if expect_fail else []
+    again += ["--out", str(out)] if out != DEFAULT_OUT else []
+    again += ["--gateway-port", str(gateway_port)] if gateway_port else []
+    again += ["--plain"] if plain else []  # not the webhook: its address is often a secret, and this is recorded
     console.print(f"{plan.drill.name}: {plan.file.summary}")
     for forecast in plan.forecasts:
         if not forecast.fits:

@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -15,13 +16,13 @@ import drills
 from drills.engine.safety.plan import Plan
 from fleet.protocols import Fleet
 from history.clock import Anchor
-from history.records import RunHeader, StepFacts
+from history.records import FleetFacts, RunHeader, StepFacts
 
 _VERSIONS = ("blackstart", "locust", "aiohttp", "numpy", "msgspec", "bokeh")
 
 
-def make_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_line: tuple[str, ...]) -> RunHeader:
-    """The header of a run whose fleet is up."""
+def first_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_line: tuple[str, ...]) -> RunHeader:
+    """The header of a run whose fleet has not started: what ends before it has can still be judged."""
     commit, dirty = commit_of(Path(drills.__file__).parent)
     drill = plan.drill
     return RunHeader(
@@ -36,7 +37,7 @@ def make_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_l
         commit=commit,
         dirty=dirty,
         host=host(),
-        fleet=fleet.facts(),
+        fleet=FleetFacts(drill.fleet.name, clusters=(), models=drill.fleet.model_facts(), placements=()),
         target=fleet.target(),
         mix=drill.mix(),
         load=drill.load.spec(plan.horizon_s, plan.seed),
@@ -44,13 +45,19 @@ def make_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_l
         faults=plan.marks,
         objectives=tuple(objective.spec for objective in drill.objectives),
         forecast=plan.forecasts[0] if plan.forecasts else None,
-        prometheus=fleet.prometheus_url is not None,
         time_scale=drill.time_scale,
         recovery_until=drill.recovery_until,
         story=drill.story,
         says_end=True,
-        notes=() if fleet.prometheus_url is not None else (f"no Prometheus: {fleet.prometheus_absent}",),
+        notes=("the fleet had not come up when this run ended",),
     )
+
+
+def header_of_running(header: RunHeader, fleet: Fleet) -> RunHeader:
+    """The same header once the fleet is up, with everything that is known only then."""
+    there = fleet.prometheus_url is not None
+    notes = () if there else (f"no Prometheus: {fleet.prometheus_absent}",)
+    return replace(header, fleet=fleet.facts(), target=fleet.target(), prometheus=there, notes=notes)
 
 
 def versions() -> tuple[tuple[str, str], ...]:

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from assertions.result import Result
 from drills.engine.runner.finish import judge, merge_history, write_reports
 from drills.engine.runner.guarding import GuardTripped, RunStopped, StopRequest
+from drills.engine.runner.interrupts import Interrupts
 from drills.engine.runner.session import Session
 from drills.engine.runner.steps import StepRunner
 from drills.engine.runner.view import View
@@ -61,11 +56,11 @@ def run_drill(
     )
     stop = StopRequest(directory.path)
     custody = Custody(plan, directory, command_line, facts_to_heal(fleet), webhook=webhook)
-    with _signals(view, stop) as cleaning, custody:
+    with Interrupts(view, stop) as interrupts, custody:
         make_directory(plan, directory)
-        session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop)
-        session.on_close = cleaning.set
-        interrupted = _carry_out(session, cleaning)
+        view.note(f"Run directory: {directory.path}")
+        session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop, interrupts)
+        interrupted = _carry_out(session)
         merge_history(directory)
         run, result = judge(directory.path)
         write_reports(directory.path, run, result)
@@ -74,12 +69,13 @@ def run_drill(
     return RunOutcome(directory, run, result, code, tuple(session.failures))
 
 
-def _carry_out(session: Session, cleaning: threading.Event) -> bool:
+def _carry_out(session: Session) -> bool:
     """Runs all steps and undoes everything; was it interrupted?"""
     interrupted, view = False, session.view
     try:
         with session:
             try:
+                session.open()
                 StepRunner(session).run(tuple(session.plan.drill.steps))
             except RunStopped as stopped:
                 if not isinstance(stopped, GuardTripped):
@@ -90,8 +86,8 @@ def _carry_out(session: Session, cleaning: threading.Event) -> bool:
                 session.recorder.event(INTERRUPTED, outcome="fail", error="interrupted")
                 view.done("Interrupted: healing, draining and judging what was seen", ok=False)
             finally:
-                cleaning.set()
-                view.step("Stopping load and fleet")
+                session.interrupts.answer_only()
+            view.step("Stopping load and fleet")
         if session.unrecorded is not None:
             raise session.unrecorded
     except RecordingError:
@@ -126,30 +122,3 @@ def make_directory(plan: Plan, directory: RunDirectory) -> None:
             f"cannot write to {directory.path}: {error.strerror}",
             hint="free space, or choose another place with --out DIR",
         ) from error
-
-
-@contextmanager
-def _signals(view: View, stop: StopRequest) -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM raise KeyboardInterrupt once; during clean-up they only say that it is under way.
-
-    SIGUSR1 asks to stop: the guard for that trips at its next look.
-    """
-    cleaning = threading.Event()
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if cleaning.is_set():
-            view.note("still healing and cleaning up; this ends by itself")
-            return
-        cleaning.set()
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield cleaning
-        return
-    before: dict[int, Any] = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: stop.by_signal())
-    try:
-        yield cleaning
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

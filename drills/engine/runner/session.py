@@ -13,9 +13,10 @@ from types import TracebackType
 
 from drills.engine.nouns.faults import Fault
 from drills.engine.nouns.guards import Glance
-from drills.engine.runner.facts import make_header
+from drills.engine.runner.facts import first_header, header_of_running
 from drills.engine.runner.guarding import GuardTripped, GuardWatch, RunStopped, StopRequest
 from drills.engine.runner.injector import Injector
+from drills.engine.runner.interrupts import Interrupts
 from drills.engine.runner.observers import Observers
 from drills.engine.runner.recorder import Recorder
 from drills.engine.runner.tail import Tail
@@ -31,8 +32,8 @@ from history.clock import NS_PER_S, Anchor, Clock, now_ns
 from history.errors import BlackstartError, RecordingError
 from history.op import CLOCK_STEPPED, FLEET_READY, GUARD, NOTED, PROCESS_DIED, RUN_END
 from history.reader import Run
-from history.records import Signal
-from history.rundir import RunDirectory
+from history.records import RunHeader, Signal
+from history.rundir import RunDirectory, Schedule
 from history.writer import OpWriter
 from loadgen.schedule import draw
 
@@ -55,12 +56,13 @@ class Session:
         command_line: tuple[str, ...],
         custody: Custody,
         stop_request: StopRequest,
+        interrupts: Interrupts,
         clock: Clock = now_ns,
     ) -> None:
         self.plan, self.fleet, self.directory, self.view, self.clock = plan, fleet, directory, view, clock
         self.failures: list[str] = []
         self.unrecorded: RecordingError | None = None
-        self.stop_request = stop_request
+        self.stop_request, self.interrupts = stop_request, interrupts
         self._run_id, self._command_line, self._custody = run_id, command_line, custody
         self._anchor = Anchor.take()
         self._undo = ExitStack()
@@ -68,16 +70,16 @@ class Session:
         self._missed: set[str] = set()
         self._fleet_stopped = False
         self._may_inject = False
-        self.on_close: Callable[[], None] = lambda: None
-        """Called before anything is undone: from then on an interrupt must not stop the undoing."""
         self.recorder: Recorder
         self.tail: Tail
+        self._header: RunHeader
+        self._schedule: Schedule
         self._traffic: Traffic
         self._injector: Injector
 
     def __enter__(self) -> Session:
         try:
-            self._open()
+            self._begin()
         except BaseException:
             self.close()
             raise
@@ -90,8 +92,20 @@ class Session:
 
     def close(self) -> None:
         """Undoes everything; what could not be undone is in ``failures``. Safe to call twice."""
-        self.on_close()
+        self.interrupts.answer_only()
         self._undo.close()
+
+    def open(self) -> None:
+        """Starts the fleet, its observers and the load; returns when sends have begun."""
+        self.interrupts.release()
+        self._start_fleet()
+        self.tail = Tail(self.directory, self._header, self._schedule)
+        observers = Observers(self.fleet, self.recorder)
+        self._undo.callback(self._attempt, "stop the observers", observers.stop)
+        observers.start()
+        self._undo.callback(self._attempt, "ask Prometheus", self._record_prometheus)
+        self._start_traffic()
+        self._undo.callback(self._attempt, "heal", self._heal_all)
 
     @property
     def load_start_ns(self) -> int:
@@ -132,15 +146,23 @@ class Session:
         """See ``Injector.heal``."""
         return self._injector.heal(name)
 
-    def _open(self) -> None:
-        plan, directory = self.plan, self.directory
+    def _begin(self) -> None:
+        """What even the shortest run leaves: a journal, a header and a schedule that can be judged."""
         self._undo.callback(self._attempt, "make sure that nothing is left", self._secure)
         self._custody.begin()
-        self.recorder = Recorder(OpWriter(directory.ops_file("runner")), self.clock)
+        self.recorder = Recorder(OpWriter(self.directory.ops_file("runner")), self.clock)
         self._injector = Injector(self.fleet, self.recorder, self._custody)
+        self._traffic = Traffic(self.plan.drill.load, self.directory, self.recorder, self.failures)
         self._undo.callback(self.recorder.close)
         self._undo.callback(self._attempt, "record the end", self._record_end)
-        self.view.step(f"Starting fleet {plan.drill.fleet.name} ({plan.environment})")
+        self._header = first_header(self.plan, self.fleet, self._run_id, self._anchor, self._command_line)
+        self._schedule = draw(self._header.load, self._header.mix)
+        self.directory.write_header(self._header)
+        self.directory.write_schedule(self._schedule)
+
+    def _start_fleet(self) -> None:
+        name = self.plan.drill.fleet.name
+        self.view.step(f"Starting fleet {name} ({self.plan.environment})")
         self._undo.callback(self._attempt, "stop the fleet", self._stop_fleet)
         began = self.clock()
         self.fleet.start(self.view.note)
@@ -148,24 +170,14 @@ class Session:
         self._custody.fleet_up(facts_to_heal(self.fleet))
         for note in self._custody.notes:
             self._note(note)
-        self.view.done(f"Fleet {plan.drill.fleet.name} is ready ({self._since(began):.1f} s)")
-        header = make_header(plan, self.fleet, self._run_id, self._anchor, self._command_line)
-        schedule = draw(header.load, header.mix)
-        directory.write_header(header)
-        directory.write_schedule(schedule)
-        self.tail = Tail(directory, header, schedule)
-        observers = Observers(self.fleet, self.recorder)
-        self._undo.callback(self._attempt, "stop the observers", observers.stop)
-        observers.start()
-        self._undo.callback(self._attempt, "ask Prometheus", self._record_prometheus)
-        self._start_traffic()
-        self._undo.callback(self._attempt, "heal", self._heal_all)
+        self.view.done(f"Fleet {name} is ready ({self._since(began):.1f} s)")
+        self._header = header_of_running(self._header, self.fleet)
+        self.directory.write_header(self._header)
 
     def _start_traffic(self) -> None:
         self.view.step("Starting load and probers")
         began, load = self.clock(), self.plan.drill.load
-        self._traffic = Traffic(load, self.directory, self.recorder, self.failures)
-        self._traffic.start(self._undo, self._attempt)
+        self._traffic.start(self._undo, self._attempt, self.interrupts)
         self.view.done(
             f"Load and probers are ready ({self._since(began):.1f} s): {load.rate_rps:g} rps {load.shape}, good within "
             f"{load.good_within_ms:g} ms; time-outs: connect {load.connect_timeout_s:g} s, "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from drills.engine.nouns import OpenLoop
+from drills.engine.runner.interrupts import Interrupts
 from drills.engine.runner.recorder import Recorder
 from history.clock import NS_PER_S
 from history.errors import RecordingError
@@ -30,12 +31,15 @@ class Traffic:
         self._probers = ProberProcess(directory)
         self.start_ns = 0
 
-    def start(self, undo: ExitStack, attempt: Callable[[str, Callable[[], None]], None]) -> None:
+    def start(
+        self, undo: ExitStack, attempt: Callable[[str, Callable[[], None]], None], interrupts: Interrupts
+    ) -> None:
         """Starts both and waits until sends begin; how each is ended goes onto ``undo`` first."""
         undo.callback(attempt, "stop the probers", self._probers.stop)
         undo.callback(attempt, "stop the load", self._end)
-        self._load.start()
-        self._probers.start()
+        with interrupts.held():
+            self._load.start()
+            self._probers.start()
         self._load.wait_ready(timeout_s=READY_S)
         self.start_ns = self._load.begin(self._recorder.clock() + round(START_LEAD_S * NS_PER_S))
         self._recorder.event(LOAD_START, at_ns=self.start_ns, done_ns=self.start_ns)

@@ -161,8 +161,8 @@ class LocalFleet(StoreFaults):
             except subprocess.TimeoutExpired:
                 self._zygote.kill()
                 self._zygote.wait()
-            self._kill_marked()
         if self._addresses is not None:
+            self._kill_marked()  # also a zygote of which an interrupted start kept no note
             self._addresses.release()
         if self._work_dir is not None:
             shutil.rmtree(self._work_dir, ignore_errors=True)
