@@ -66,29 +66,41 @@ def restore(checked: bool, remedied: bool) -> Restore:
     )
 
 
+BASE = (
+    "Too late: how long did people take to decide (`decided`), and was there a GPU for it (the allocator's /state)? "
+    "Too early: the decision was not the bottleneck that it was in 2022."
+)
+FT = (
+    "Look at weights by tier, the store's egress, the pool's 429s and 499s. Too late: bytes; raise egress, replicate "
+    "the store (7) or ask nodes first (8). Too early: the caches held what was lost, see june_2022/PARAMETERS.md."
+)
+RETURN = "Before the return: a spare node's cache held the pool. Long after: fewer bytes must come back at once (8, 9)."
+
+
 def as_reported() -> list[Objective]:
     """Within 20 % of the report, or tighter; FT davinci not before the cluster is back."""
     base = [
-        o.recovered(f"class:{name}", within_s=1.2 * HOUR, not_before_s=0.8 * HOUR, first_hold=True)
+        o.recovered(f"class:{name}", within_s=1.2 * HOUR, not_before_s=0.8 * HOUR, first_hold=True, playbook=BASE)
         for name in ("codex", "embeddings", "legacy")
     ]
+    davinci = {"within_s": 12.5 * HOUR, "not_before_s": BACK_H * HOUR}
     return [
         *base,
-        o.recovered("class:ft-curie", within_s=6.0 * HOUR, not_before_s=4.0 * HOUR, first_hold=True),
-        o.recovered("class:ft-davinci", within_s=12.5 * HOUR, not_before_s=BACK_H * HOUR, first_hold=True),
-        o.full_capacity("class:codex", within_s=12.5 * HOUR),
-        o.good_ratio(at_least=0.99, scope="class:instruct"),
+        o.recovered("class:ft-curie", within_s=6.0 * HOUR, not_before_s=4.0 * HOUR, first_hold=True, playbook=FT),
+        o.recovered("class:ft-davinci", **davinci, first_hold=True, playbook=RETURN),
+        o.full_capacity("class:codex", within_s=12.5 * HOUR, playbook="GPUs: what has taken the returned cluster's?"),
+        o.good_ratio(at_least=0.99, scope="class:instruct", playbook="The advised fallback fell: who took its GPUs?"),
     ]
 
 
 def remedied(remedies: Collection[str]) -> list[Objective]:
     """With all: base models in a quarter of an hour, both FT classes ten times sooner than without any."""
     if "locks" in remedies:
-        return [o.good_ratio(at_least=0.99)]
+        return [o.good_ratio(at_least=0.99, playbook="The operation was not refused: is cobalt's lock on?")]
     limits = {"codex": 0.25, "embeddings": 0.25, "legacy": 0.25, "ft-curie": 0.5, "ft-davinci": 1.2}
     everything = set(remedies) >= ABLATION.all
     return [
-        o.recovered(f"class:{name}", within_s=(limit if everything else 12.0) * HOUR, first_hold=True)
+        o.recovered(f"class:{name}", within_s=(limit if everything else 12.0) * HOUR, first_hold=True, playbook=FT)
         for name, limit in limits.items()
     ]
 

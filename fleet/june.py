@@ -47,7 +47,7 @@ RATES_RPS: Final[Mapping[str, float]] = MappingProxyType(
 JUNE_RPS: Final = sum(RATES_RPS.values())
 
 FT_CURIE_BYTES: Final = 460 * 1024
-FT_DAVINCI_BYTES: Final = 1536 * 1024
+FT_DAVINCI_BYTES: Final = 1408 * 1024
 EGRESS_BYTES_S: Final = 5.0 * MIB
 LINK_BYTES_S: Final = 3.5 * MIB
 
@@ -80,12 +80,12 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
 
 
 def _clusters(shard: bool, headroom: bool) -> tuple[ClusterSpec, ...]:
-    """Node by node, so that packing puts everything where it is meant to be. Caches: large hold half of the curie pool
-    (two thirds where it is replicated), small a third of the davinci pool (two thirds); jade-n3, where the one davinci
-    replica finds its place after the loss, holds a quarter of it."""
+    """Node by node, so that packing puts everything where it is meant to be. Caches: large hold a bit more than half of
+    the curie pool, small than half of the davinci pool (all of it where it is replicated); jade-n3, where the one
+    davinci replica finds its place after the loss, holds a quarter of it."""
     large = (150 if shard else 110) * MIB
     small = (36 if shard else 20) * MIB
-    least = small if shard or headroom else 9 * MIB
+    least = small if shard or headroom else 6 * FT_DAVINCI_BYTES
 
     def cluster(name: str, *nodes: tuple[int, int]) -> ClusterSpec:
         return ClusterSpec(name, tuple(NodeSpec(f"{name}-n{i}", g, cache) for i, (g, cache) in enumerate(nodes, 1)))
