@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import subprocess
@@ -80,10 +81,11 @@ def test_kill_9_of_the_harness(seed: int, tmp_path: Path, state: Path, capfd: py
     time.sleep(rng.uniform(0.6, WHOLE_RUN_S))  # the random moment
     if with_zygote:
         for process in blackstart.processes():
-            if "fleet.environments.local.zygote" in process.cmdline() and process.ppid() == blackstart.process.pid:
-                process.suspend()  # so that it cannot clean up before its turn
-                blackstart.process.kill()
-                process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended since
+                if "fleet.environments.local.zygote" in process.cmdline() and process.ppid() == blackstart.process.pid:
+                    process.suspend()  # so that it cannot clean up before its turn
+                    blackstart.process.kill()
+                    process.kill()
     blackstart.process.kill()
     blackstart.end()
     if not out.exists():  # killed before the run had begun
