@@ -42,12 +42,17 @@ def test_before_there_is_a_run_it_waits_until_there_is_one(interrupts: Interrupt
 
 
 def test_while_it_is_held_it_waits_for_the_end_of_the_block(interrupts: Interrupts) -> None:
-    noted = False
+    noted: list[str] = []
+
+    def start() -> None:
+        with interrupts.held():
+            signal.raise_signal(signal.SIGINT)
+            noted.append("the process has started, and its pid is kept")
+
     with interrupts:
         interrupts.release()
-        with pytest.raises(KeyboardInterrupt), interrupts.held():
-            signal.raise_signal(signal.SIGINT)
-            noted = True  # a process has started, and its pid is kept
+        with pytest.raises(KeyboardInterrupt):
+            start()
     assert noted
 
 
