@@ -19,7 +19,7 @@ from assertions.recovery import first_byte_ns
 from assertions.result import Interval
 from assertions.scopes import Load, Scope, Scopes
 from assertions.windows import Edges
-from history.op import OBSERVER, REPLICA_FAILED, REPLICA_GONE, REPLICA_READY, WATCH_GAP
+from history.op import FAULT_HEALED, OBSERVER, REPLICA_FAILED, REPLICA_GONE, REPLICA_READY, WATCH_GAP
 from history.reader import Run
 from history.records import ObjectiveSpec
 
@@ -95,10 +95,10 @@ def _changes(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Iterator[_Ch
 
 
 def failed_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    """Seconds from the last restore call until everything was home, and stayed there until the run ended."""
+    """Seconds from the last verified restore until everything was home, and stayed there until the run ended."""
     edges, victims = case.edges, case.edges.victims
-    calls = [edges.heal_of(victim) for victim in victims]
-    if not victims or None in calls:
+    clocks = [_restored_ns(case, victim) for victim in victims]
+    if not victims or None in clocks:
         return Measure(None, "not every victim was restored", verdict="unknown")
     if not case.sight.observer:
         return Measure(None, "no observer reported anything in this run", verdict="unknown")
@@ -107,15 +107,24 @@ def failed_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
         return Measure((0.0, 0.0), "no replica was lost", "nothing lost")
     where = " and ".join(victims)
     evidence = f"{found.home} of {found.lost} lost replicas are home in {where}, {found.surrogates} surrogates stand"
-    call_s = edges.seconds(max(call for call in calls if call is not None))
+    zero_s = edges.seconds(max(clock for clock in clocks if clock is not None))
     gaps = [gap for gap in case.run.history.of_kind(WATCH_GAP) if gap.source == OBSERVER and gap.t_done >= edges.stop]
     since_s = min((edges.seconds(gap.t_intended) for gap in gaps), default=edges.seconds(edges.stop))
     if gaps:
         evidence += f"; a watch of the observer broke at {since_s:.2f} s"
     if found.bounds is None:
-        return Measure((max(0.0, since_s - call_s), None), evidence)
+        return Measure((max(0.0, since_s - zero_s), None), evidence)
     low, high = found.bounds
-    return Measure((max(0.0, low - call_s), None if gaps or high is None else max(0.0, high - call_s)), evidence)
+    return Measure((max(0.0, low - zero_s), None if gaps or high is None else max(0.0, high - zero_s)), evidence)
+
+
+def _restored_ns(case: Case, victim: str) -> int | None:
+    """When a victim was verified back; its restore call where that never was; None where it was not restored."""
+    called = case.edges.heal_of(victim)
+    if called is None:
+        return None
+    healed = (op for op in case.run.history.of_kind(FAULT_HEALED) if op.outcome == "ok" and op.cluster == victim)
+    return min((stamp_ns(op) for op in healed if stamp_ns(op) >= called), default=called)
 
 
 def _first_answer(load: Load, key: Key, since_ns: int) -> int:

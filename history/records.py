@@ -201,7 +201,7 @@ class ObjectiveSpec:
     ``recovered``, ``service_back``, ``warm``: seconds since injection <= limit, proven at ``ratio``.
     ``detected``, ``decided``, ``reallocated`` (a replacement is ready for every replica that was lost),
     ``full_capacity``: seconds <= limit. ``lost``: bad ops in the window <= limit.
-    ``failed_back``: s from the restore call until every lost replica is home and no surrogate stands <= limit.
+    ``failed_back``: s from the verified restore until every lost replica is home and no surrogate stands <= limit.
     ``latency``: ``percentile`` of all ops' latency in ms <= limit; a failed op counts as a time-out.
     ``good_ratio``: good / all in the window >= limit.
     ``no_dip``: no relapse in the window at ``ratio`` (limit 0 relapses). ``cache_hit_ratio`` (>=) and ``store_bytes``

@@ -9,7 +9,7 @@ import pytest
 
 from assertions import analyze, live
 from assertions.result import ObjectiveResult
-from history.op import OBSERVER, WATCH_GAP
+from history.op import FAULT_HEALED, OBSERVER, WATCH_GAP
 
 if TYPE_CHECKING:
     from tests.assertions.conftest import Objective, Script
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def moved(script: Script) -> Script:
-    """Both lost replicas have surrogates in jade since 4 s; the heal is called at 30 s."""
+    """Both lost replicas have surrogates in jade since 4 s; the heal is called at 30 s, verified at 31 s."""
     made = script.fail(0.0, 4.0, ("solo",))
     for model in ("solo", "pair"):
         made = made.event("replica.ready", 3.9, model=model, cluster="jade", replica=f"{model}-new")
@@ -43,17 +43,18 @@ def judged(script: Script, objective: Objective, limit: float = 5.0) -> Objectiv
     return found
 
 
-def test_seconds_since_the_restore_call(moved: Script, objective: Objective) -> None:
+def test_seconds_since_the_verified_restore(moved: Script, objective: Objective) -> None:
     made = gone(home(moved, 32.0, "solo", "pair"), 33.5, "solo", "pair")
     found = judged(made, objective)
-    assert (found.verdict, found.bounds) == ("pass", (3.5, 3.5))
+    assert (found.verdict, found.bounds) == ("pass", (2.5, 2.5))
+    assert judged(replace(made, without=(FAULT_HEALED,)), objective).bounds == (3.5, 3.5)  # the call, without it
     assert found.evidence == "2 of 2 lost replicas are home in cobalt, 0 surrogates stand"
-    assert judged(made, objective, 3.0).verdict == "fail"
+    assert judged(made, objective, 2.0).verdict == "fail"
 
 
 def test_who_never_comes_home_fails(moved: Script, objective: Objective) -> None:
     """An allocator that never fails back: every user is served, and the drill fails all the same."""
-    assert (judged(moved, objective).verdict, judged(moved, objective).text) == ("fail", "> 10.0 s")
+    assert (judged(moved, objective).verdict, judged(moved, objective).text) == ("fail", "> 9.0 s")
     half = gone(home(moved, 32.0, "solo"), 33.0, "solo")
     assert judged(half, objective).evidence == "1 of 2 lost replicas are home in cobalt, 1 surrogates stand"
     assert judged(half, objective).verdict == "fail"
@@ -64,7 +65,7 @@ def test_who_never_comes_home_fails(moved: Script, objective: Objective) -> None
         "replica.failed", 36.0, model="solo", cluster="cobalt", replica="solo-back"
     )
     assert judged(again, objective).verdict == "fail"
-    assert judged(home(again, 38.0, "solo"), objective).bounds == (8.0, 8.0)
+    assert judged(home(again, 38.0, "solo"), objective).bounds == (7.0, 7.0)
 
 
 def test_what_was_only_frozen_is_home_when_it_answers(script: Script, objective: Objective) -> None:
@@ -75,7 +76,7 @@ def test_what_was_only_frozen_is_home_when_it_answers(script: Script, objective:
     frozen = frozen.change(33.0, 40.0, ("pair",), replica="pair-cobalt", **served)
     found = judged(frozen.event("watched", 1.0, OBSERVER), objective)
     assert found.verdict == "pass"
-    assert found.bounds == pytest.approx((3.01, 3.02), abs=0.03)
+    assert found.bounds == pytest.approx((2.01, 2.02), abs=0.03)
     removed = frozen.event("replica.gone", 33.5, model="pair", cluster="cobalt", replica="pair-cobalt")
     assert judged(removed, objective).verdict == "fail"
     run = frozen.run()
@@ -88,6 +89,6 @@ def test_without_sight_or_restore_it_is_unknown(moved: Script, script: Script, o
     made = gone(home(moved, 32.0, "solo", "pair"), 33.5, "solo", "pair")
     gap = {"cluster": "jade", "t_intended": made.at(34.0), "t_done": made.at(41.0), "outcome": "unknown"}
     blind = judged(made.event(WATCH_GAP, 41.0, OBSERVER, **gap), objective)
-    assert (blind.verdict, blind.bounds) == ("unknown", (3.5, None))
+    assert (blind.verdict, blind.bounds) == ("unknown", (2.5, None))
     never = judged(moved.event(WATCH_GAP, 41.0, OBSERVER, **gap), objective)
     assert never.verdict == "unknown"

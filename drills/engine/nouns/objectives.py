@@ -94,7 +94,7 @@ def full_capacity(scope: str = "affected", *, within_s: float, playbook: str = "
 
 
 def failed_back(*, within_s: float, playbook: str = "") -> Objective:
-    """Within ``within_s`` of the restore call every lost replica is home again and its surrogates are gone."""
+    """Within ``within_s`` of the verified restore every lost replica is home again and its surrogates are gone."""
     return _make("failed_back", "fleet", "failback", within_s, "s", playbook)
 
 
