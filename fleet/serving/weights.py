@@ -14,7 +14,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import msgspec
-import numpy as np
 
 from history.errors import UsageError
 
@@ -75,6 +74,8 @@ def make_weights(root: Path, model: str, size_bytes: int, seed: int, piece_bytes
             return known
     (root / "objects").mkdir(parents=True, exist_ok=True)
     path.parent.mkdir(parents=True, exist_ok=True)
+    import numpy as np  # servers and agents, who make none, start without it
+
     stream = np.random.Generator(np.random.SFC64(int.from_bytes(hashlib.sha256(f"{seed}/{model}".encode()).digest())))
     objects = []
     for size in sizes:

@@ -144,15 +144,18 @@ class KindCluster(Restoration):
         return (self._all_in("exited"), *self._planes_are(lambda answer: answer.how in SILENT))
 
     def power_on(self) -> None:
-        """``docker start`` of every node container, each at its own address."""
+        """``docker start`` of the control plane's container at its own address; its workers follow as soon as its API
+        takes connections. A kubelet that finds no API waits longer and longer, up to 7 s, until it asks again."""
         self._booting = True
-        containers.start(self._topology.containers, self._home.state.addresses)
+        containers.start((self._topology.control_plane,), self._home.state.addresses)
 
     def verify_power_on(self) -> tuple[Signal, ...]:
         """API ready, every node's kubelet back, GPUs allocatable as declared; each asked now."""
         wanted = {machine.name: machine.gpus for machine in self._topology.machines}
         time.sleep(LOOK_S if self._booting else 0.0)  # whoever waits for it asks over and over, and takes its cores
         api_answer = ask(self._api_url(), timeout_s=VERIFY_S)
+        if self._booting and api_answer.how not in SILENT:
+            containers.start(self._topology.containers, self._home.state.addresses)
         try:
             nodes = {node.name: node for node in self._nodes()} if api_answer.ok else {}
         except FleetError as error:

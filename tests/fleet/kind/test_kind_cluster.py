@@ -169,10 +169,23 @@ def test_a_signature_that_docker_cannot_give_is_refused(cobalt: KindCluster) -> 
         cobalt.power_off("refused")
 
 
-def test_power_returns_to_the_same_addresses(cobalt: KindCluster, fake: FakeDocker) -> None:
+def test_power_returns_to_the_same_addresses_and_to_the_control_plane_first(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cobalt.power_off()
     fake.calls.clear()
     cobalt.power_on()
+    monkeypatch.setattr("fleet.environments.kind.cluster.LOOK_S", 0.0)
+    started = ("start", "blackstart-cobalt-control-plane")
+    assert [call for call in fake.calls if call[0] == "start"] == [started]
+    answers(monkeypatch, GONE, GONE)
+    cobalt.verify_power_on()
+    assert fake.verbs().count("start") == 1, "a kubelet that finds no API would wait long before it asks again"
+    answers(monkeypatch, Answer("u", "answered", 500), GONE)
+    cobalt.verify_power_on()
+    cobalt.verify_power_on()
+    workers = ("start", "blackstart-cobalt-worker", "blackstart-cobalt-worker2")
+    assert [call for call in fake.calls if call[0] == "start"] == [started, workers]
     kept = {call[-1]: call[3] for call in fake.calls if call[:2] == ("network", "connect")}
     assert kept == {
         "blackstart-cobalt-control-plane": "172.29.0.5",
@@ -180,8 +193,6 @@ def test_power_returns_to_the_same_addresses(cobalt: KindCluster, fake: FakeDock
         "blackstart-cobalt-worker2": "172.29.0.7",
     }
     assert fake.verbs()[-1] == "start", "addresses are fixed before anything starts"
-    cobalt.power_on()
-    assert fake.verbs().count("start") == 1
 
 
 def test_frozen_means_paused_and_silent_on_open_connections(
