@@ -1,14 +1,13 @@
 """reports: result -> page, JUnit, Markdown. Pure functions; imports only assertions and history.
 
-html.py       report.html (page.py is its view-model, templates/ its form)
-page.py       everything that the page shows, as text, tables and drawings
-strips.py     phase strips as inline SVG         chartset.py  charts with finding, legend and table
+html.py       report.html                        forms.py     the Jinja environment; templates/ are the forms
+strips.py     phase strips                       chartset.py  charts with finding, legend and table
 charts.py     Bokeh figures                      bokehdoc.py  Bokeh without random ids
 series.py     bins and thinned dots              metrics.py   what Prometheus answered
 findings.py   one true sentence a chart          tables.py    tables behind charts and details
 timeline.py   status-page words                  facts.py     what all reports state in the same words
+clocks.py     a replay's two clocks              words.py     how numbers are written
 junit.py      junit.xml                          summary.py   summary.md, GitHub annotations
-words.py      how numbers are written
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from assertions.result import FaultResult, Result
 from history.reader import Run
 from reports import charts, findings, metrics, series, tables
 from reports.charts import BLUE, GREY, ORANGE, RED, TEXT, Frame, Shade
+from reports.facts import heal_of
 from reports.metrics import Line
 from reports.series import Bins, Load
 from reports.tables import Table
@@ -64,11 +65,6 @@ def build(run: Run, result: Result, load: Load, origin_ns: int) -> tuple[Chart, 
         _shares(run, shared, load, bins, coarse, victims),
         *_weights(run, shared, origin_ns),
     )
-
-
-def heal_of(result: Result) -> float | None:
-    """When the restore of the first fault began; None if nothing was restored."""
-    return next((fault.heal_s for fault in result.faults if fault.heal_s is not None), None)
 
 
 def _shades(result: Result, end_s: float) -> list[Shade]:

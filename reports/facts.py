@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from assertions.result import ModelRecovery, ObjectiveResult, Result
-from reports.words import interval, limit_seconds, one_line, percent
+from history.records import RunHeader
+from reports.words import count, interval, limit_seconds, listed, one_line, percent
 
 
 def objective_of(result: Result, indicator: str, scope: str = "fleet") -> ObjectiveResult | None:
@@ -17,6 +18,16 @@ def objective_of(result: Result, indicator: str, scope: str = "fleet") -> Object
         if objective.indicator == indicator and objective.scope == scope:
             return objective
     return None
+
+
+def heal_of(result: Result) -> float | None:
+    """When the restore of the first fault began; None if nothing was restored."""
+    return next((fault.heal_s for fault in result.faults if fault.heal_s is not None), None)
+
+
+def victims_of(result: Result) -> str:
+    """The clusters that were hit, for a sentence; "" if none."""
+    return listed(dict.fromkeys(fault.cluster for fault in result.faults if fault.cluster))
 
 
 def recovered_of(result: Result) -> str:
@@ -98,3 +109,28 @@ def worst_first(models: Mapping[str, ModelRecovery]) -> list[tuple[str, ModelRec
         )
 
     return sorted(models.items(), key=key)
+
+
+def failed_first(result: Result) -> list[ObjectiveResult]:
+    """Objectives in their order, but what failed first and what passed last."""
+    return sorted(result.objectives, key=lambda o: ("fail", "unknown", "pass").index(o.verdict))
+
+
+def environment_of(header: RunHeader, result: Result) -> list[tuple[str, str]]:
+    """What a stranger needs to know of where the run ran; at most 80 lines."""
+    fleet = header.fleet
+    nodes = sum(len(cluster.nodes) for cluster in fleet.clusters)
+    gpus = sum(node.gpus for cluster in fleet.clusters for node in cluster.nodes)
+    sizes = f"{len(fleet.clusters)} clusters, {count(nodes, 'node')}, {gpus} GPUs, {count(len(fleet.models), 'model')}"
+    rows = [
+        ("run", result.run_id),
+        ("environment", result.environment),
+        ("entry point", header.target.entry_url),
+        ("fleet", f"{fleet.name}: {sizes}"),
+        ("Prometheus", "recorded" if header.prometheus else "absent"),
+        *((f"switch {name}", value) for name, value in fleet.switches),
+        *((f"version of {name}", value) for name, value in header.versions),
+        *((f"host: {name}", value) for name, value in header.host),
+        *(("note", note) for note in header.notes),
+    ]
+    return rows[:80]

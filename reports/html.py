@@ -6,16 +6,18 @@ policy forbids everything but its inline script and style. No clock, no random i
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from assertions.result import Result
 from history.reader import Run
-from reports import bokehdoc, charts, page
+from reports import bokehdoc, charts, chartset, clocks, series, strips, timeline
+from reports.chartset import Chart
+from reports.facts import objective_of
+from reports.forms import template
 
 MAX_BYTES = 2_000_000
 CSP = (
@@ -29,37 +31,44 @@ def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") 
 
     ``history_sha256`` is that of the history file, "" if not merged.
     """
-    view = page.build(run, result, drill_text, history_sha256)
-    data = _page(view)
+    origin, header = series.origin_ns(run), run.header
+    load = series.read_load(run, origin)
+    posts = timeline.posts(run, result, origin)[:60]
+    limit = objective_of(result, "recovered")
+    given = {
+        "header": header,
+        "result": result,
+        "validity": result.validity,
+        "load": load,
+        "started": timeline.wall_clock(run, header.anchor.monotonic_ns, "%Y-%m-%dT%H:%M:%SZ"),
+        "command": shlex.join(header.command_line),
+        "history_sha256": history_sha256,
+        "posts": posts,
+        "strips": strips.build(result, limit.limit if limit else None, header.time_scale) if result.models else None,
+        "replay": clocks.build(run, result, load, posts, origin),
+        "csp": CSP,
+        "dark": charts.DARK,
+        "colours": charts.CSS_NAMES,
+    }
+    drawn = chartset.build(run, result, load, origin)
+    data = _page(given, drawn, drill_text, "")
     if len(data) > MAX_BYTES:
-        view = replace(view, drill_text="", drill_cut="Left out for size: the drill's text is in drill.py.")
-        data = _page(view)
+        absent = "Left out for size: the drill's text is in drill.py."
+        data = _page(given, drawn, "", absent)
     if len(data) > MAX_BYTES:
-        absent = f"With charts this page would be larger than {MAX_BYTES / 1e6:g} MB; its tables have the figures."
-        charts_ = tuple(replace(chart, figure=None, absent=chart.absent or absent) for chart in view.charts)
-        data = _page(replace(view, charts=charts_))
+        large = f"With charts this page would be larger than {MAX_BYTES / 1e6:g} MB; its tables have the figures."
+        data = _page(given, [replace(c, figure=None, absent=c.absent or large) for c in drawn], "", absent)
     return data
 
 
-def _page(view: page.Page) -> bytes:
-    figures = {chart.element: chart.figure for chart in view.charts if chart.figure is not None}
-    text: str = _template().render(
-        page=view,
-        csp=CSP,
+def _page(given: dict[str, object], drawn: Sequence[Chart], drill_text: str, drill_absent: str) -> bytes:
+    figures = {chart.element: chart.figure for chart in drawn if chart.figure is not None}
+    text = template("report.html.j2").render(
+        **given,
+        charts=drawn,
+        drill_text=drill_text,
+        drill_absent=drill_absent,
         bokeh_script=Markup(bokehdoc.script()) if figures else "",
         document=Markup(bokehdoc.document_json(figures)) if figures else "",
-        dark=charts.DARK,
-        colours=charts.CSS_NAMES,
     )
     return text.encode("utf-8", "replace")
-
-
-@cache
-def _environment() -> Environment:
-    loader = FileSystemLoader(Path(__file__).parent / "templates")
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-@cache
-def _template() -> Template:
-    return _environment().get_template("report.html.j2")

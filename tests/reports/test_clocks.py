@@ -11,7 +11,7 @@ import pytest
 from history.op import RESTORE_STAGE, RUNNER, Op
 from history.reader import History, Run
 from history.records import StoryPost
-from reports import html, page
+from reports import clocks, html, series, timeline
 from reports.clocks import both, stands_for
 
 
@@ -32,7 +32,6 @@ def test_a_time_of_the_run_in_the_time_that_it_stands_for(t_s: float, scale: flo
 
 def test_a_run_on_its_own_clock_shows_one(sample: ModuleType) -> None:
     made = sample.build("fail", rate_rps=40, seconds=60)
-    assert page.build(made.run, made.result, "", "").replay is None
     assert both(3.0, 1.0) == "3.00 s"
     assert both(None, 300.0) == "–"
     assert b"In the time that the run stands for" not in html.render(made.run, made.result, "")
@@ -57,7 +56,9 @@ def scaled(sample: ModuleType) -> Any:
 
 def test_the_page_of_a_replay_shows_both_clocks_stages_curves_and_posts(sample: ModuleType) -> None:
     run, result = scaled(sample)
-    found = page.build(run, result, "", "").replay
+    origin = series.origin_ns(run)
+    posts = timeline.posts(run, result, origin)
+    found = clocks.build(run, result, series.read_load(run, origin), posts, origin)
     assert found is not None
     assert "1 h is 12 s" in found.clock
     (stage,) = found.stages.rows

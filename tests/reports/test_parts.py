@@ -21,7 +21,6 @@ from reports import (
     html,
     junit,
     metrics,
-    page,
     series,
     strips,
     summary,
@@ -254,8 +253,9 @@ def test_one_page_has_one_number_of_lost_requests(sample: ModuleType) -> None:
 def test_sent_is_not_recorded(sample: ModuleType) -> None:
     made = sample.build()
     validity = replace(made.result.validity, scheduled=200, recorded=200, achieved_ratio=0.5)
-    rows = dict(page.build(made.run, replace(made.result, validity=validity), "", "").validity)
-    assert (rows["sent"], rows["recorded"]) == ("50.00 % of the plan", "200 (100 % of the plan)")
+    page = html.render(made.run, replace(made.result, validity=validity), "").decode()
+    assert "<dt>sent</dt><dd>50.00 % of the plan</dd>" in page
+    assert "<dt>recorded</dt><dd>200 (100 % of the plan)</dd>" in page
 
 
 def test_an_interruption_says_what_is_known_of_the_healing(sample: ModuleType) -> None:
@@ -320,13 +320,12 @@ def test_error_and_slowest_tables(sample: ModuleType) -> None:
 
 def test_many_models_are_grouped_by_class(sample: ModuleType) -> None:
     many = sample.many_fine_tunes(200)
-    view = page.build(many.run, many.result, "", "")
-    assert view.strips is not None
-    headings = [row.name for row in view.strips.rows if row.heading]
+    drawn, table = strips.build(many.result, None, 1.0), tables.models(many.result)
+    headings = [row.name for row in drawn.rows if row.heading]
     assert headings[0] == "ft-curie (133 models)"  # it holds the model that never came back
-    assert len(view.strips.rows) < 15
-    assert len(view.strips.table.rows) == 200
-    assert re.match(r"2 better models are left out", view.strips.table.note)
+    assert len(drawn.rows) < 15
+    assert len(table.rows) == 200
+    assert re.match(r"2 better models are left out", table.note)
 
 
 def test_all_three_reports_of_a_real_analysis(sample: ModuleType) -> None:
