@@ -11,6 +11,7 @@ import hmac
 import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from typing import Final, TypeVar
@@ -37,15 +38,30 @@ Drain = Callable[[], Awaitable[None]]
 Config = TypeVar("Config")
 
 
-def serve(app: web.Application, host: str, port: int, *, log: logging.Logger, drain: Drain | None = None) -> None:
+def serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    log: logging.Logger,
+    drain: Drain | None = None,
+    listening: socket.socket | None = None,
+) -> None:
     """Serves ``app`` until SIGTERM or SIGINT, then awaits ``drain`` (still serving) and closes.
 
-    ``FleetError`` when the address cannot be bound.
+    ``listening``: a socket that has the address already. ``FleetError`` when the address cannot be bound.
     """
-    asyncio.run(_serve(app, host, port, log, drain))
+    asyncio.run(_serve(app, host, port, log, drain, listening))
 
 
-async def _serve(app: web.Application, host: str, port: int, log: logging.Logger, drain: Drain | None) -> None:
+async def _serve(
+    app: web.Application,
+    host: str,
+    port: int,
+    log: logging.Logger,
+    drain: Drain | None,
+    listening: socket.socket | None,
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -61,7 +77,8 @@ async def _serve(app: web.Application, host: str, port: int, log: logging.Logger
     await runner.setup()
     try:
         try:
-            await web.TCPSite(runner, host, port, backlog=1024).start()
+            site = web.SockSite(runner, listening) if listening else web.TCPSite(runner, host, port, backlog=1024)
+            await site.start()
         except OSError as error:
             raise FleetError(
                 f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",

@@ -4,7 +4,8 @@ The node starts it; the gateway sends it requests; it asks its node's agent for 
 its cluster's control plane how far it is (Loading; Loading with ``weights`` once they are in memory; Ready; Failed).
 It never answers from weights that it has not verified, and never takes more than slots + queue requests.
 
-    POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /healthz (200 = ready), /metrics
+    POST /v1/chat/completions | /v1/completions | /v1/embeddings     GET /v1/models, /metrics
+    GET /healthz?wait_s=S (200 = ready; while it loads, the answer comes when it is, or after S seconds)
 
 On SIGTERM it goes on serving while requests are in flight, at most ``drain_s`` less the time to close; its answers
 then carry ``x-draining: 1``.
@@ -13,8 +14,10 @@ then carry ``x-draining: 1``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import AsyncIterator
 from itertools import count
@@ -49,6 +52,9 @@ LINGER_S: Final = 0.15
 
 CLOSE_S: Final = 0.4
 """What is left of ``drain_s`` for cutting off what did not end and for closing."""
+
+MOST_WAIT_S: Final = 10.0
+"""Nobody's question waits longer for an answer."""
 
 _STATE_TRIES: Final = 20
 _STATE_RETRY_S: Final = 0.1
@@ -108,6 +114,7 @@ class ModelServer:
             gpu_bytes=lambda: self._memory.used_bytes,
         )
         self.phase = "Starting"
+        self.settled = asyncio.Event()
         self.draining = False
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -118,14 +125,14 @@ class ModelServer:
         self.phase = "Loading"
         try:
             if config.pool:
-                self.phase = "Ready"
+                self._settle("Ready")
                 await self._tell("Ready")
                 return
             await self._tell("Loading")
             weights = await self._load(config.model)
             self._memory.put(weights)
             self._first_tier = weights.tier
-            self.phase = "Ready"  # before anybody is told: a request may follow at once
+            self._settle("Ready")  # before anybody is told: a request may follow at once
             seconds = weights.fetch_s + weights.deserialize_s
             facts = {"weights": weights.tier, "bytes": weights.bytes, "seconds": seconds}
             await self._tell("Loading", **facts)
@@ -137,8 +144,12 @@ class ModelServer:
             self._log.exception("the load of %s failed", config.model)
             await self._fail(f"the load of {config.model} failed: {error!r}")
 
+    def _settle(self, phase: str) -> None:
+        self.phase = phase
+        self.settled.set()
+
     async def _fail(self, reason: str) -> None:
-        self.phase = "Failed"
+        self._settle("Failed")
         await self._tell("Failed", reason=reason)
 
     async def drain(self) -> None:
@@ -316,8 +327,11 @@ class ServerApi:
         names = self._config.pool or (self._config.model,)
         return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
 
-    async def healthz(self, _: web.Request) -> web.Response:
-        """200 when requests are answered, else 503 with the phase."""
+    async def healthz(self, request: web.Request) -> web.Response:
+        """200 when requests are answered, else 503 with the phase; how long it may wait is the asker's to say."""
+        with contextlib.suppress(TimeoutError, ValueError):
+            wait_s = max(0.0, min(float(request.query.get("wait_s", 0)), MOST_WAIT_S))
+            await asyncio.wait_for(self.server.settled.wait(), wait_s)
         phase = "Draining" if self.server.draining else self.server.phase
         return web.json_response({"phase": phase}, status=200 if phase == "Ready" else 503)
 
@@ -336,11 +350,11 @@ def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.
     return app, api
 
 
-def run(config: ServerConfig) -> None:
+def run(config: ServerConfig, listening: socket.socket | None = None) -> None:
     """Serves until SIGTERM, then drains."""
     log = process_log(f"server-{config.replica}", config.log_dir)
     app, api = build(config, log)
-    serve(app, config.host, config.port, log=log, drain=api.drain)
+    serve(app, config.host, config.port, log=log, drain=api.drain, listening=listening)
 
 
 @click.command()

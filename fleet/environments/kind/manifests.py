@@ -41,6 +41,8 @@ CPU: Final = "50m"
 """Asked for by each pod: those that ask for nothing starve while others of their node are busy."""
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
+PROBE_S: Final = 3
+"""A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
@@ -185,9 +187,9 @@ def _pod(
         ],
         "ports": [{"containerPort": port, "hostPort": port}],
         "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": port},
+            "httpGet": {"path": f"/healthz?wait_s={PROBE_S - 0.2}", "port": port},
             "periodSeconds": 1,
-            "timeoutSeconds": 1,
+            "timeoutSeconds": PROBE_S,
             "failureThreshold": 2,
         },
         "volumeMounts": [{"name": "cache", "mountPath": CACHE}],

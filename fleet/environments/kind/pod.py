@@ -8,6 +8,7 @@ It fills in what only the scheduler could know: the node and its address.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,15 +49,18 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def main(role: str) -> None:
-    """Serves until SIGTERM."""
+    """Serves until SIGTERM. A server takes connections before it imports what it needs: the kubelet's first question
+    waits for its answer, where a refusal would be asked again only a second later."""
     if role == "agent":
         from fleet.serving import agent
 
         agent.run(agent_config(os.environ))
     else:
+        config = server_config(os.environ)
+        listening = socket.create_server((config.host, config.port), backlog=1024)
         from fleet.serving import server
 
-        server.run(server_config(os.environ))
+        server.run(config, listening)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,9 @@ def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() ->
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["imagePullPolicy"] == "Never"
-    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 20001}
+    probe = container["readinessProbe"]
+    assert probe["httpGet"] == {"path": "/healthz?wait_s=2.8", "port": 20001}
+    assert probe["timeoutSeconds"] > 2.8, "the kubelet must not hang up before the server says that it is not ready"
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
     affinity = pod["affinity"]["nodeAffinity"]

@@ -99,6 +99,20 @@ def test_it_says_loading_then_where_the_weights_came_from_then_ready(lab: Any, b
     asyncio.run(go())
 
 
+def test_who_asks_whether_it_is_ready_may_wait_until_it_is(lab: Any, bench: Any) -> None:
+    async def go() -> None:
+        async with lab() as it:
+            b = bench(it)
+            url = await b.start(egress_bytes_s=1e6)
+            seen = []
+            for wait_s in ("0.01", "nan", "10"):
+                async with it.session.get(f"{url}/healthz?wait_s={wait_s}") as response:
+                    seen.append((response.status, (await response.json())["phase"]))
+            assert seen == [(503, "Loading"), (503, "Loading"), (200, "Ready")]
+
+    asyncio.run(go())
+
+
 def test_the_first_answer_says_the_tier_and_later_ones_resident(lab: Any, bench: Any, tmp_path: Path) -> None:
     log = tmp_path / "access.jsonl"
 
