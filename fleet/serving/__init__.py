@@ -2,6 +2,7 @@
 
 store.py    the weight store          weights.py  manifests, objects, make_weights      bucket.py  token buckets
 agent.py    a node's cache and agent  cache.py    the cache's index (pure)              download.py  peers, stores
+relay.py    what is still on its way, for peers
 server.py   the model server          loader.py   weights into memory, verified         completions.py  what it says
 gateway.py  the one entry point       routing.py  the routing table (pure)              watching.py  what keeps it true
 allocator.py  the allocator           controller.py  its mind   placement.py  its choices (pure)   clients.py  its hands

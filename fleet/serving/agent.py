@@ -1,11 +1,12 @@
 """The node agent: this node's weight cache and its metrics, one process a node.
 
 Model servers of the node ask it for weights and read the files that it names; other nodes' agents may ask it for
-objects. It dies with its cluster, and its cache with it; it never serves an object whose hash is wrong.
+objects, and get those that are still on their way as they arrive. It dies with its cluster, and its cache with it; it
+never serves a whole object whose hash is wrong.
 
     POST /fetch {"model", "corrupt"?: [sha256]}   {"model", "paths", "objects", "source", "bytes", "seconds", "lease"}
     POST /release {"lease"}                       the files were read: they may be evicted again
-    GET  /objects/{sha256}, /models/{model}       for peers         GET /events, /metrics, /healthz
+    GET  /objects/{sha256}[?wait=1], /models/{model}    for peers   GET /events, /metrics, /healthz
 
 ``source`` is the farthest tier that any of the bytes came from. A lease that nobody releases ends after LEASE_S.
 ``corrupt`` names objects that the reader found damaged: they are dropped, reported and fetched again.
@@ -18,6 +19,7 @@ import hashlib
 import logging
 import os
 from collections.abc import AsyncIterator
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -28,10 +30,12 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
 from fleet.serving.cache import CacheIndex
 from fleet.serving.config import MIB, AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
+from fleet.serving.relay import Flight
 from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
 from fleet.serving.weights import Manifest, WeightObject, decode_manifest, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
@@ -39,6 +43,8 @@ from history.errors import FleetError
 from history.op import LOCAL, PEER, STORE
 
 LEASE_S: Final = 60.0
+WAIT_S: Final = 0.5
+"""How long a peer that says wait=1 is kept for an object that is asked for and does not flow yet."""
 WEIGHTS_CORRUPT: Final = "weights.corrupt"
 """Event of an object that failed its hash; detail["sha256"], detail["source"] (a tier), detail["url"]."""
 
@@ -118,7 +124,7 @@ class Agent:
         self._download = Downloader(config, session, self._on_corrupt)
         self._parallel = asyncio.Semaphore(config.parallel_objects)
         self._manifests: dict[str, Manifest] = {}
-        self._flights: dict[str, asyncio.Task[str]] = {}
+        self._flights: dict[str, Flight] = {}
         self._leases: dict[int, tuple[tuple[str, ...], asyncio.TimerHandle]] = {}
         self._lease_ids = count(1)
         self._freed = asyncio.Event()
@@ -168,7 +174,7 @@ class Agent:
 
     async def close(self) -> None:
         """Stops all downloads."""
-        flights = tuple(self._flights.values())
+        flights = tuple(flight.task for flight in self._flights.values())
         for task in flights:
             task.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
@@ -176,6 +182,10 @@ class Agent:
     def manifest(self, model: str) -> Manifest | None:
         """The manifest if this agent has used it."""
         return self._manifests.get(model)
+
+    def flight(self, sha256: str) -> Flight | None:
+        """The object's download, if it is on its way."""
+        return self._flights.get(sha256)
 
     def open_verified(self, sha256: str) -> bytes | None:
         """An object's bytes for a peer, checked now; None when it is not here or damaged (then it is dropped)."""
@@ -231,16 +241,16 @@ class Agent:
         flight = self._flights.get(item.sha256)
         if flight is None or not self._config.single_flight:
             self.cache.admit((item,))  # the flight's own pin: its space stays taken until it has landed
-            flight = asyncio.create_task(self._fly(item))
-            self._flights[item.sha256] = flight
-            flight.add_done_callback(lambda task: self._landed(item.sha256, task))
-        tier = await asyncio.shield(flight)  # who hangs up must not stop the download for the others
+            self._flights[item.sha256] = flight = Flight(item.bytes)
+            flight.task = asyncio.create_task(self._fly(item, flight))
+            flight.task.add_done_callback(lambda task: self._landed(item.sha256, task))
+        tier = await asyncio.shield(flight.task)  # who hangs up must not stop the download for the others
         self._metrics.asked(tier)
         return tier
 
-    async def _fly(self, item: WeightObject) -> str:
+    async def _fly(self, item: WeightObject, flight: Flight) -> str:
         async with self._parallel:
-            tier = await self._download.object(item, self._path(item.sha256))
+            tier = await self._download.object(item, self._path(item.sha256), flight)
         self._metrics.moved(tier, item.bytes)
         return tier
 
@@ -285,6 +295,7 @@ class AgentApi:
         self._config = config
         self._registry = registry
         self._log = log
+        self._link = TokenBucket(config.link_bytes_s)
         self.agent: Agent
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
@@ -324,12 +335,32 @@ class AgentApi:
         body = msgspec.json.decode(await request.read(), type=dict[str, int])
         return web.json_response({"released": self.agent.release(body.get("lease", 0))})
 
-    async def get_object(self, request: web.Request) -> web.Response:
-        """``GET /objects/{sha256}`` for peers: 404 when it is not here."""
-        data = self.agent.open_verified(request.match_info["sha256"])
-        if data is None:
-            return web.json_response({"error": "not in this cache"}, status=404)
-        return web.Response(body=data, content_type="application/octet-stream")
+    async def get_object(self, request: web.Request) -> web.StreamResponse:
+        """``GET /objects/{sha256}`` for peers: from the cache, or as it arrives; 404 when it is neither."""
+        sha256 = request.match_info["sha256"]
+        chunk = chunk_bytes(self._config.link_bytes_s)
+        if (data := self.agent.open_verified(sha256)) is not None:
+            return await self._send(request, len(data), _cut(data, chunk))
+        flight = self.agent.flight(sha256)
+        flow = await flight.flow(WAIT_S if request.query.get("wait") else 0.0) if flight is not None else None
+        if flow is not None:
+            with FileIO(flow.part) as file:  # stays readable when it is moved into place, or evicted
+                return await self._send(request, flow.size, flow.follow(file, chunk))
+        return web.json_response({"error": "not in this cache"}, status=404)
+
+    async def _send(self, request: web.Request, size: int, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})
+        response.content_length = size
+        await response.prepare(request)
+        try:
+            async for data in chunks:
+                if self._config.link_bytes_s:
+                    await pass_through((self._link,), len(data))
+                await response.write(data)
+        except ConnectionAbortedError:
+            if request.transport is not None:
+                request.transport.abort()  # a peer must not take a part for the whole
+        return response
 
     async def get_model(self, request: web.Request) -> web.Response:
         """``GET /models/{model}`` for peers: 404 when this agent has not used it."""
@@ -341,6 +372,11 @@ class AgentApi:
     async def get_events(self, request: web.Request) -> web.StreamResponse:
         """``GET /events``."""
         return await self.agent.events.handler(request)
+
+
+async def _cut(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
 
 
 def build_app(config: AgentConfig, log: logging.Logger | None = None) -> web.Application:
@@ -374,7 +410,11 @@ def run(config: AgentConfig) -> None:
 @click.option("--cache-dir", type=click.Path(path_type=Path), required=True)
 @click.option("--cache-bytes", type=int, default=1024 * MIB, show_default=True, help="Byte budget of the cache.")
 @click.option("--store-url", "store_urls", multiple=True, required=True, help="Weight store; nearest first.")
-@click.option("--peer-url", "peer_urls", multiple=True, help="Agent of another node.")
+@click.option("--peer-url", "peer_urls", multiple=True, help="Agent of another node of the cluster.")
+@click.option("--far-peer-url", "far_peer_urls", multiple=True, help="Agent of another cluster's node.")
+@click.option(
+    "--link-bytes-s", type=float, default=0, show_default=True, help="The node's link, each way; 0 = no limit."
+)
 @click.option("--peer-fetch/--no-peer-fetch", default=False, show_default=True, help="Ask peers before stores.")
 def main(**options: object) -> None:
     """Run a node's weight cache: POST /fetch {"model": NAME} brings a model's weights onto this node."""

@@ -43,8 +43,10 @@ class StoreConfig:
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """A node's cache and agent. ``store_urls`` and ``peer_urls`` are asked in order, nearest first.
+    """A node's cache and agent. ``store_urls``: nearest first. ``peer_urls``: the other nodes of its cluster; only when
+    none of them has an object or is getting it are ``far_peer_urls`` asked.
 
+    ``link_bytes_s``: the node's network link, each way; 0 = no limit of its own.
     ``fetch_timeout_s`` bounds a whole fetch of a model, retries after 503 and broken links included.
     """
 
@@ -56,7 +58,9 @@ class AgentConfig:
     cache_bytes: int
     store_urls: tuple[str, ...]
     peer_urls: tuple[str, ...] = ()
+    far_peer_urls: tuple[str, ...] = ()
     peer_fetch: bool = False
+    link_bytes_s: float = 0.0
     connect_timeout_s: float = 0.5
     read_timeout_s: float = 5.0
     fetch_timeout_s: float = 600.0

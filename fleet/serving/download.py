@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Final
-from zlib import crc32
 
 import aiohttp
 import msgspec
 
-from fleet.serving.bucket import MAX_CHUNK_BYTES, Sleep
+from fleet.serving.bucket import MAX_CHUNK_BYTES, Sleep, TokenBucket, pass_through
 from fleet.serving.config import AgentConfig
+from fleet.serving.relay import Flight
 from fleet.serving.weights import Manifest, WeightObject, decode_manifest
 from history.clock import NS_PER_S, Clock, now_ns
 from history.errors import FleetError
@@ -69,7 +69,11 @@ class Downloader:
         self._clock = clock
         self._sleep = sleep
         self._stores = tuple(Source(STORE, url.rstrip("/")) for url in config.store_urls)
-        self._peers = tuple(Source(PEER, url.rstrip("/")) for url in config.peer_urls) if config.peer_fetch else ()
+        self._near, self._far = (
+            tuple(Source(PEER, url.rstrip("/")) for url in urls) if config.peer_fetch else ()
+            for urls in (config.peer_urls, config.far_peer_urls)
+        )
+        self._link = (TokenBucket(config.link_bytes_s),) if config.link_bytes_s else ()
         self._resting: dict[Source, int] = {}
         self._parts = count()
 
@@ -78,25 +82,26 @@ class Downloader:
         deadline_ns = self._deadline_ns()
         reason = "no store is configured"
         while True:
-            for source in (*self._stores, *self._peers):
+            for source in (*self._stores, *self._near, *self._far):
                 try:
                     return await self._manifest(source, model)
                 except (Unavailable, aiohttp.ClientError, TimeoutError) as error:
                     reason = f"{source.url}: {_text(error)}"
             await self._rest(RETRY_S, deadline_ns, f"the manifest of {model}", reason)
 
-    async def object(self, item: WeightObject, path: Path) -> str:
-        """Brings ``item`` to ``path``, whole and verified; returns the tier that gave it.
+    async def object(self, item: WeightObject, path: Path, flight: Flight) -> str:
+        """Brings ``item`` to ``path``, whole and verified; returns the tier that gave it. ``flight`` sees it come.
 
         ``FleetError`` when no source gave it within ``fetch_timeout_s``.
         """
         deadline_ns = self._deadline_ns()
         reason = "no store is configured"
+        flight.begins()
         while True:
             wait_s = RETRY_S
-            for source in self._order(item):
+            for source, ahead in self._order(item):
                 try:
-                    await self._object(source, item, path)
+                    await self._object(source, item, path, flight, ahead)
                     return source.tier
                 except Unavailable as error:
                     reason = f"{source.url}: {error}"
@@ -107,13 +112,23 @@ class Downloader:
                         self._resting[source] = self._clock() + round(PEER_REST_S * NS_PER_S)
             await self._rest(wait_s, deadline_ns, f"object {item.sha256[:12]}", reason)
 
-    def _order(self, item: WeightObject) -> tuple[Source, ...]:
+    def _order(self, item: WeightObject) -> Iterable[tuple[Source, bool]]:
+        """(source, is it ahead of this node): an order of the cluster's nodes that all of them share, another for each
+        object. Each asks the one before it first, and so on to the first: who wants the object now stands in a chain,
+        each node giving to the next. One waits only for who is ahead, so nobody waits in a circle."""
+        mine = _place(item, f"http://{self._config.host}:{self._config.port}")
         now = self._clock()
-        awake = [peer for peer in self._peers if self._resting.get(peer, 0) <= now]
-        if awake:  # begin at another peer for each object, so that peers share the work
-            turn = crc32(item.sha256.encode()) % len(awake)
-            awake = awake[turn:] + awake[:turn]
-        return (*awake, *self._stores)
+        near, far = (
+            sorted(
+                ((_place(item, peer.url), peer) for peer in peers if self._resting.get(peer, 0) <= now),
+                key=lambda placed: placed[0],
+                reverse=True,
+            )
+            for peers in (self._near, self._far)
+        )
+        yield from ((peer, True) for place, peer in near if place < mine)
+        yield from ((peer, False) for place, peer in near if place >= mine)
+        yield from ((source, False) for source in (*(peer for _, peer in far), *self._stores))
 
     async def _manifest(self, source: Source, model: str) -> Manifest:
         async with self._session.get(f"{source.url}/models/{model}", timeout=self._timeout(source)) as response:
@@ -126,9 +141,9 @@ class Downloader:
             except msgspec.MsgspecError as error:
                 raise Unavailable(f"sent a damaged manifest: {error}") from error
 
-    async def _object(self, source: Source, item: WeightObject, path: Path) -> None:
+    async def _object(self, source: Source, item: WeightObject, path: Path, flight: Flight, ahead: bool) -> None:
         url = f"{source.url}/objects/{item.sha256}"
-        query = {"cluster": self._config.cluster, "node": self._config.node}
+        query = {"cluster": self._config.cluster, "node": self._config.node} | ({"wait": "1"} if ahead else {})
         part = path.with_name(f"{path.name}.{next(self._parts)}.part")
         try:
             async with self._session.get(url, params=query, timeout=self._timeout(source)) as response:
@@ -136,13 +151,21 @@ class Downloader:
                     raise Unavailable(f"answered {response.status}", _retry_after_s(response))
                 digest = hashlib.sha256()
                 with part.open("wb", buffering=0) as file:
+                    flow = flight.flows(part)
                     async for chunk in response.content.iter_chunked(MAX_CHUNK_BYTES):
+                        if self._link:
+                            await pass_through(self._link, len(chunk))
                         digest.update(chunk)
                         file.write(chunk)
+                        flow.arrived(len(chunk))
             if digest.hexdigest() != item.sha256:
                 self._corrupt(item, source)
                 raise Unavailable("sent corrupt bytes")
             part.replace(path)
+            flow.landed(path)
+        except BaseException:
+            flight.dry()
+            raise
         finally:
             part.unlink(missing_ok=True)
 
@@ -171,6 +194,11 @@ def _retry_after_s(response: aiohttp.ClientResponse) -> float:
         return max(0.0, float(response.headers.get("Retry-After", "0")))
     except ValueError:
         return 0.0
+
+
+def _place(item: WeightObject, url: str) -> bytes:
+    """Where a node stands in the order of its cluster for this object."""
+    return hashlib.sha256(f"{item.sha256} {url}".encode()).digest()
 
 
 def _text(error: Exception) -> str:

@@ -72,11 +72,12 @@ def lay_out(state: FleetState, folder: Folder) -> Layout:
 
 
 def agent_configs(state: FleetState, folder: Folder, cluster: ClusterTopology) -> dict[str, AgentConfig]:
-    """Container -> its agent's configuration; peers in order: the own cluster's nodes first, then the others'."""
+    """Container -> its agent's configuration."""
     stores = {store.name: f"http://{store.host}:{store.port}" for store in lay_out(state, folder).stores}
     nearest = tuple(stores[store.name] for store in state.spec.stores_for(cluster.name))
     machines = [(c.name, machine.container) for c in state.clusters for machine in c.machines]
-    peers = sorted(machines, key=lambda one: one[0] != cluster.name)
+    near = [name for owner, name in machines if owner == cluster.name]
+    far = tuple(agent_url(state, name) for owner, name in machines if owner != cluster.name)
     switches = state.spec.switches
     return {
         machine.container: AgentConfig(
@@ -87,7 +88,8 @@ def agent_configs(state: FleetState, folder: Folder, cluster: ClusterTopology) -
             cache_dir=Path(CACHE),
             cache_bytes=machine.cache_bytes,
             store_urls=nearest,
-            peer_urls=tuple(agent_url(state, name) for _, name in peers if name != machine.container),
+            peer_urls=tuple(agent_url(state, name) for name in near if name != machine.container),
+            far_peer_urls=far,
             peer_fetch=switches.peer_fetch,
             single_flight=switches.single_flight,
             honour_retry_after=switches.honour_retry_after,

@@ -130,14 +130,16 @@ def _nodes(
     logs: Path,
     token: str,
 ) -> tuple[NodeConfig, ...]:
-    """Peers in order: the own cluster's nodes first, then the others'."""
     own = [node.name for node in cluster.nodes]
     others = [node.name for c in spec.clusters if c.name != cluster.name for node in c.nodes]
     seeds = _seeds(spec)
     nodes = []
     for node in cluster.nodes:
         host, port = agents[node.name]
-        peers = [name for name in own + others if name != node.name]
+        near, far = (
+            tuple(f"http://{agents[name][0]}:{agents[name][1]}" for name in names if name != node.name)
+            for names in (own, others)
+        )
         agent = AgentConfig(
             cluster=cluster.name,
             node=node.name,
@@ -146,7 +148,8 @@ def _nodes(
             cache_dir=work_dir / "cache" / cluster.name / node.name,
             cache_bytes=node.cache_bytes,
             store_urls=store_urls,
-            peer_urls=tuple(f"http://{agents[name][0]}:{agents[name][1]}" for name in peers),
+            peer_urls=near,
+            far_peer_urls=far,
             peer_fetch=spec.switches.peer_fetch,
             single_flight=spec.switches.single_flight,
             honour_retry_after=spec.switches.honour_retry_after,

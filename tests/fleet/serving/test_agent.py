@@ -17,6 +17,7 @@ from aiohttp import web
 from fleet.serving import agent, store
 from fleet.serving.config import AgentConfig, StoreConfig
 from fleet.serving.download import Downloader
+from fleet.serving.relay import Flight
 from fleet.serving.weights import Manifest, WeightObject, make_weights, manifest_path, object_path
 from history.clock import NS_PER_S
 from history.errors import FleetError
@@ -182,7 +183,7 @@ def test_a_busy_store_is_left_alone_as_long_as_it_asks(tmp_path: Path, lab: Any,
             config = agent_config(tmp_path, await it.url(app))
             config = AgentConfig(**vars(config) | {"fetch_timeout_s": 60.0})
             downloader = Downloader(config, it.session, lambda *_: None, sleep=sleep)
-            return await downloader.object(item, tmp_path / "object")
+            return await downloader.object(item, tmp_path / "object", Flight(3))
 
     assert asyncio.run(go()) == "store"
     assert (tmp_path / "object").read_bytes() == b"foo"
@@ -200,7 +201,7 @@ def test_giving_up_says_what_was_missing_and_why(tmp_path: Path) -> None:
         async with aiohttp.ClientSession() as session:
             config = agent_config(tmp_path, "http://127.0.0.1:9")
             downloader = Downloader(config, session, lambda *_: None, clock=lambda: next(clock), sleep=sleep)
-            await downloader.object(WeightObject("ab" * 32, 3), tmp_path / "object")
+            await downloader.object(WeightObject("ab" * 32, 3), tmp_path / "object", Flight(3))
 
     with pytest.raises(
         FleetError, match=r"object abababababab did not arrive within 0\.5 s; last: http://127\.0\.0\.1:9"
