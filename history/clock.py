@@ -6,9 +6,13 @@ processes compare without any synchronisation. The wall clock is read once, for 
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
 
 Clock = Callable[[], int]
 """Returns monotonic nanoseconds. Passed in wherever time is read, so that tests own it."""
@@ -20,6 +24,14 @@ NS_PER_MS = 1_000_000
 def now_ns() -> int:
     """Monotonic nanoseconds of this host: the run's clock."""
     return time.monotonic_ns()
+
+
+def boot_id() -> str:
+    """Names this boot of this host: what it counts (this clock, process numbers) means nothing on another."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
 
 
 @dataclass(frozen=True)

@@ -2,95 +2,76 @@
 
 It makes the run directory (or opens a prepared one), starts the load when every worker is ready, stops it at the end
 of the plan and writes the events that the runner would: so ``blackstart analyze`` reads such a run like any other.
-Under the runner (``--managed``) it only opens the directory and does nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from history.clock import NS_PER_S, Anchor, now_ns
+import msgspec
+
+from history.clock import Anchor, now_ns
 from history.errors import UsageError
-from history.op import LOAD_DRAINED, LOAD_START, LOAD_STOP, RUNNER, Op
+from history.op import LOAD_DRAINED, LOAD_START, LOAD_STOP, RUNNER, Op, Outcome
 from history.records import FleetFacts, LoadSpec, Mix, MixEntry, ModelFacts, RunHeader, Target
 from history.rundir import RunDirectory
 from history.writer import OpWriter
-from loadgen.control import Control, ControlFiles
+from loadgen.control import ControlFiles
 from loadgen.schedule import draw
 
-KINDS = ("chat", "completion", "embedding")
 DEFAULT_ENTRY = "http://127.0.0.1:8080"
-_AHEAD_NS = int(0.3 * NS_PER_S)
-_HALT_NS = int(0.1 * NS_PER_S)
+PROCESS = "by-hand"
 
 
-@dataclass
 class ByHand:
-    """One run started by hand, or a managed one (``managed``: every method does nothing)."""
+    """One run started by hand."""
 
-    run: RunDirectory
-    managed: bool
-    horizon_s: float
-    _writer: OpWriter | None = None
-    _control: Control = field(default_factory=Control)
+    def __init__(self, run: RunDirectory, horizon_s: float) -> None:
+        self.run, self._horizon_s, self._files = run, horizon_s, ControlFiles(run)
+        self._writer: OpWriter | None = None
 
     @classmethod
     def open(cls, options: Any, host: str | None) -> ByHand:
         """The run that the options ask for. ``UsageError`` where they contradict themselves or nothing answers."""
-        if options.run:
-            run = RunDirectory(Path(options.run).resolve())
-            horizon_s = run.read_header().load.horizon_s
-        else:
-            run, horizon_s = prepare(options, host), options.seconds
-        return cls(run, options.managed, horizon_s)
+        if not options.run:
+            return cls(prepare(options, host), options.seconds)
+        run = RunDirectory(Path(options.run).resolve())
+        return cls(run, run.read_header().load.horizon_s)
 
     def begin(self) -> None:
         """Starts the load a moment from now, until the end of its plan; later calls do nothing."""
-        if self.managed or self._control.start_ns is not None:
-            return
-        start_ns = now_ns() + _AHEAD_NS
-        self._control = Control(start_ns, start_ns + int(self.horizon_s * NS_PER_S))
-        self._writer = OpWriter(self.run.ops_file("by-hand"))
-        self._event(LOAD_START, start_ns)
-        ControlFiles(self.run).write(self._control)
+        if self._writer is None:
+            self._writer = OpWriter(self.run.ops_file(PROCESS))
+            self._event(LOAD_START, self._files.begin(for_s=self._horizon_s))
 
     def halt(self) -> None:
         """Moves the stop to a moment from now, if the load still runs."""
-        stop_ns = now_ns() + _HALT_NS
-        if self._writer is not None and self._control.stop_ns is not None and stop_ns < self._control.stop_ns:
-            self._control = Control(self._control.start_ns, stop_ns)
-            ControlFiles(self.run).write(self._control)
+        if self._writer is not None:
+            self._files.stop()
 
     def end(self, *, all_drained: bool) -> None:
         """Records the stop (now, where every worker died before it) and the drain."""
-        if self.managed or self._writer is None or self._control.stop_ns is None:
-            return
-        now = now_ns()
-        self._event(LOAD_STOP, min(self._control.stop_ns, now))
-        self._writer.append(
-            Op(
-                source=RUNNER,
-                process="by-hand",
-                kind=LOAD_DRAINED,
-                t_intended=now,
-                t_done=now,
-                outcome="ok" if all_drained else "fail",
-            )
-        )
-        self._writer.close()
-        self._writer = None
-        ControlFiles(self.run).clear()
+        if self._writer is not None:
+            now = now_ns()
+            self._event(LOAD_STOP, min(self._files.read().stop_ns or now, now))
+            self._event(LOAD_DRAINED, now, "ok" if all_drained else "fail")
+            self._writer.close()
+            self._writer = None
+            self._files.clear()
 
-    def _event(self, kind: str, t_ns: int) -> None:
+    def _event(self, kind: str, t_ns: int, outcome: Outcome = "ok") -> None:
         assert self._writer is not None
-        self._writer.append(Op(source=RUNNER, process="by-hand", kind=kind, t_intended=t_ns, t_done=t_ns, outcome="ok"))
+        self._writer.append(
+            Op(source=RUNNER, process=PROCESS, kind=kind, t_intended=t_ns, t_done=t_ns, outcome=outcome)
+        )
 
 
 def prepare(options: Any, host: str | None) -> RunDirectory:
@@ -139,32 +120,27 @@ def prepare(options: Any, host: str | None) -> RunDirectory:
 
 def parse_models(text: str) -> Mix:
     """``NAME[:KIND][=SHARE],…`` -> mix; shares are scaled to sum to 1, a missing share counts as 1."""
-    parts: list[tuple[str, str, float]] = []
+    entries: list[MixEntry] = []
     problems: list[str] = []
     for word in filter(None, (part.strip() for part in text.split(","))):
-        name_kind, _, share_text = word.partition("=")
+        name_kind, _, share = word.partition("=")
         name, _, kind = name_kind.partition(":")
         try:
-            share = float(share_text or "1")
-        except ValueError:
-            share = 0.0
-        if kind not in ("", *KINDS):
-            problems.append(f"{word!r}: kind {kind!r} is none of {', '.join(KINDS)}")
-        if not 0 < share < float("inf"):
-            problems.append(f"{word!r}: the share {share_text!r} must be a number above 0")
-        parts.append((name, kind or "chat", share))
-    if problems or not parts:
+            entries.append(
+                msgspec.convert({"model": name, "kind": kind or "chat", "share": share or 1}, MixEntry, strict=False)
+            )
+            if not 0 < entries[-1].share < math.inf:
+                raise ValueError(f"the share {share!r} must be a number above 0")
+        except ValueError as error:
+            problems.append(f"{word!r}: {error}")
+    if problems or not entries:
         raise UsageError(
             f"--models {text!r} is wrong: {'; '.join(problems) or 'it names no model'}",
             hint="write NAME[:chat|completion|embedding][=SHARE], separated by commas",
             problems=tuple(problems),
         )
-    total = sum(share for *_, share in parts)
-    return Mix(tuple(MixEntry(name, _kind(kind), share / total) for name, kind, share in parts))
-
-
-def _kind(word: str) -> Any:
-    return word
+    total = sum(entry.share for entry in entries)
+    return Mix(tuple(replace(entry, share=entry.share / total) for entry in entries))
 
 
 def _ask_models(entry: str) -> Mix:

@@ -1,4 +1,4 @@
-"""``Client``: one measured request over gevent sockets, one op. Called by ``sender.py``, a greenlet a request.
+"""``Client``: one measured request over gevent sockets, one op: a greenlet a request of the load, and of the probers.
 
 Never retries: what the first attempt met is what is recorded. A failed exchange closes its connection, whatever the
 failure was, and connections are kept alive otherwise.
@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import gevent
-import gevent.socket
 from geventhttpclient.response import HTTPParseError, HTTPResponse
+from msgspec.structs import replace
 
 from history.clock import NS_PER_S, Clock, now_ns
 from history.errors import UsageError
@@ -26,7 +26,6 @@ from history.op import (
     CONNECT_TIMEOUT,
     CUT,
     DROPPED,
-    LOAD,
     NEVER,
     NOT_DRAINED,
     REFUSED,
@@ -35,14 +34,22 @@ from history.op import (
     UNREACHABLE,
     Op,
 )
-from history.records import LoadSpec, Mix, Target
+from history.records import Mix, MixEntry, Target
 from loadgen.exchange import MAX_BODY_BYTES, PATHS, Answer, answer_to, request_body, tokens_expected
 from loadgen.pool import Connection, Pool
 
 _BLOCK_BYTES = 65_536
 _SAID_BYTES = 200
-_OWN_FAULT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL})
 _UNREACHABLE = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
+_NOT_CONNECTED = {
+    errno.ECONNREFUSED: REFUSED,
+    errno.ETIMEDOUT: CONNECT_TIMEOUT,
+    errno.ECONNRESET: RESET,
+    errno.EPIPE: RESET,
+    # this machine's own limits are no failure of the target
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL), DROPPED),
+}
+"""Why a connection could not be made; UNREACHABLE for every other reason."""
 
 
 class _Failed(Exception):
@@ -82,142 +89,141 @@ class _Response(HTTPResponse):  # type: ignore[misc]  # mypy skips geventhttpcli
         return value if isinstance(value, str) else ""
 
 
-class Client:
-    """Sends requests of a mix to a target and turns each into an op. Not for use from several threads."""
+@dataclass(frozen=True)
+class Ask:
+    """One thing that is asked: ``op`` is what every op of it says, ``entry`` what a good answer is (None: any 2xx)."""
 
-    def __init__(
-        self,
-        target: Target,
-        mix: Mix,
-        load: LoadSpec,
-        process: str,
-        *,
-        environ: Callable[[str], str | None] = os.environ.get,
-        clock: Clock = now_ns,
-    ) -> None:
-        token = environ(target.auth_env) if target.auth_env else None
-        if target.auth_env and not token:
-            raise UsageError(
-                f"the target's token is read from ${target.auth_env}, which is empty",
-                hint=f"export {target.auth_env}=…",
-            )
-        self._entries = mix.entries
-        self._process = process
-        self._clock = clock
-        self._connect_s = load.connect_timeout_s
-        self._total_s = load.total_timeout_s
-        pools = {url: Pool(url, clock) for url in {target.url_of(ask.model) for ask in mix.entries}}
-        self._pools = tuple(pools[target.url_of(ask.model)] for ask in mix.entries)
-        self._head = "User-Agent: blackstart\r\nContent-Type: application/json\r\n"
-        self._head += f"Authorization: Bearer {token}\r\n" if token else ""
+    op: Op
+    pool: Pool
+    head: str
+    entry: MixEntry | None = None
+
+    def request(self, seq: int) -> bytes:
+        """The bytes of request ``seq``."""
+        if self.entry is None:
+            return f"{self.head}\r\n".encode("latin-1")
+        body = request_body(self.entry, seq)
+        return f"{self.head}Content-Length: {len(body)}\r\n\r\n".encode("latin-1") + body
+
+
+def asks_of(
+    target: Target,
+    mix: Mix,
+    op: Op,
+    *,
+    keep: bool = True,
+    environ: Callable[[str], str | None] = os.environ.get,
+    clock: Clock = now_ns,
+) -> tuple[Ask, ...]:
+    """What each entry of a mix asks of a target; the ops' kind is the entry's where ``op`` has none.
+
+    ``keep``: connections are kept alive. ``UsageError`` without the token that the target needs.
+    """
+    token = environ(target.auth_env) if target.auth_env else None
+    if target.auth_env and not token:
+        raise UsageError(
+            f"the target's token is read from ${target.auth_env}, which is empty", hint=f"export {target.auth_env}=…"
+        )
+    pools = {url: Pool(url, clock, keep=keep) for url in {target.url_of(entry.model) for entry in mix.entries}}
+    more = "Content-Type: application/json\r\n" + (f"Authorization: Bearer {token}\r\n" if token else "")
+    asks = []
+    for entry in mix.entries:
+        pool = pools[target.url_of(entry.model)]
+        mine = replace(op, kind=op.kind or entry.kind, model=entry.model, tokens_expected=tokens_expected(entry))
+        asks.append(Ask(mine, pool, pool.head("POST", PATHS[entry.kind]) + more, entry))
+    return tuple(asks)
+
+
+class Client:
+    """Asks, and turns each request into an op. Not for use from several threads."""
+
+    def __init__(self, asks: Sequence[Ask], connect_s: float, total_s: float, clock: Clock = now_ns) -> None:
+        self._asks, self._connect_s, self._total_s, self._clock = asks, connect_s, total_s, clock
 
     def close(self) -> None:
         """Closes idle connections."""
-        for pool in self._pools:
-            pool.close()
+        for ask in self._asks:
+            ask.pool.close()
 
-    def unknown(self, seq: int, entry: int, t_intended: int, error: str, why: str = "", *, t_sent: int = NEVER) -> Op:
+    def unknown(self, seq: int, ask: int, t_intended: int, error: str, why: str = "", *, t_sent: int = NEVER) -> Op:
         """The op of a send that never went out (``DROPPED``) or whose end nobody saw (``NOT_DRAINED``)."""
-        ask = self._entries[entry]
-        return Op(
-            source=LOAD,
-            process=self._process,
-            kind=ask.kind,
+        detail = {"why": why} if why else {}
+        return replace(
+            self._asks[ask].op,
+            seq=seq,
             t_intended=t_intended,
             outcome="unknown",
-            seq=seq,
-            model=ask.model,
             error=error,
-            tokens_expected=tokens_expected(ask),
             t_sent=t_sent,
-            detail={"why": why} if why else {},
+            detail=detail,
         )
 
-    def send(self, seq: int, entry: int, t_intended: int) -> Op:
+    def send(self, seq: int, ask: int, t_intended: int) -> Op:
         """Sends once and waits for the end of the answer, at most the total time-out from now. Never raises OSError.
 
         Killed meanwhile (the drain is over), it returns the unknown op all the same.
         """
-        ask, t_sent = self._entries[entry], self._clock()
-        answer, response = answer_to(ask), _Response()
-        error, said = "", ""
+        asked, t_sent = self._asks[ask], self._clock()
+        answer = answer_to(asked.entry) if asked.entry is not None else None
+        response, error, said = _Response(), "", ""
         try:
-            self._exchange(self._pools[entry], self._request(entry, seq), t_sent, answer, response)
+            self._exchange(asked, seq, t_sent, answer, response)
         except _Failed as failure:
             error, said = failure.error, failure.said
         except gevent.GreenletExit:
-            return self.unknown(seq, entry, t_intended, NOT_DRAINED, t_sent=t_sent)
+            return self.unknown(seq, ask, t_intended, NOT_DRAINED, t_sent=t_sent)
         t_done = self._clock()
         if error == DROPPED:
-            return self.unknown(seq, entry, t_intended, DROPPED, said)
+            return self.unknown(seq, ask, t_intended, DROPPED, said)
         cluster, node, replica = (*response.header("x-served-by").split("/"), "", "", "")[:3]
-        return Op(
-            source=LOAD,
-            process=self._process,
-            kind=ask.kind,
+        return replace(
+            asked.op,
+            seq=seq,
             t_intended=t_intended,
             outcome="fail" if error else "ok",
             t_sent=t_sent,
-            t_first_byte=answer.t_first_byte,
+            t_first_byte=answer.t_first_byte if answer is not None else NEVER,
             t_done=t_done,
-            seq=seq,
-            model=ask.model,
-            cluster=cluster,
-            node=node,
+            cluster=asked.op.cluster or cluster,
+            node=asked.op.node or node,
             replica=replica,
             error=error,
             status=response.status,
             weights=response.header("x-weights"),
             fallback=response.header("x-fallback"),
-            tokens_expected=tokens_expected(ask),
-            tokens=answer.tokens,
+            tokens=answer.tokens if answer is not None else 0,
             detail={"said": said} if said else {},
         )
 
-    def _exchange(self, pool: Pool, request: bytes, t_sent: int, answer: Answer, response: _Response) -> None:
-        connection = pool.reuse() or self._connect(pool)
-        limit = gevent.Timeout(max(self._total_s - (self._clock() - t_sent) / NS_PER_S, 0.0))
-        limit.start()
+    def _exchange(self, ask: Ask, seq: int, t_sent: int, answer: Answer | None, response: _Response) -> None:
+        connection = ask.pool.reuse() or self._connect(ask.pool)
         try:
-            self._talk(connection, request, answer, response)
-        except _Failed as failure:
-            _give_up(pool, connection, failure.broken)
+            with gevent.Timeout(max(self._total_s - (self._clock() - t_sent) / NS_PER_S, 0.0), _Failed(TIMEOUT)):
+                self._talk(connection, ask.request(seq), answer, response)
+        except BaseException as error:  # also when killed at the end of the drain
+            ask.pool.discard(connection, broken=not isinstance(error, _Failed) or error.broken)
+            if isinstance(error, OSError):
+                raise _Failed(_category(error, response), said=str(error)) from None
             raise
-        except gevent.Timeout as timeout:
-            _give_up(pool, connection, broken=True)
-            if timeout is not limit:
-                raise
-            raise _Failed(TIMEOUT) from None
-        except OSError as error:
-            _give_up(pool, connection, broken=True)
-            raise _Failed(_category(error, response), said=str(error)) from None
-        except BaseException:  # killed at the end of the drain
-            _give_up(pool, connection, broken=True)
-            raise
-        finally:
-            limit.close()
         if response.should_close():
             connection.socket.close()
         else:
-            pool.keep(connection)
+            ask.pool.keep(connection)
 
     def _connect(self, pool: Pool) -> Connection:
         """A new connection within the connect time-out (which the total one does not exceed)."""
-        limit = gevent.Timeout(min(self._connect_s, self._total_s))
-        limit.start()
         try:
-            return pool.connect()
-        except gevent.Timeout as timeout:
-            if timeout is not limit:
-                raise
-            pool.broken(None)
-            raise _Failed(CONNECT_TIMEOUT) from None
+            with gevent.Timeout(min(self._connect_s, self._total_s), _Failed(CONNECT_TIMEOUT)):
+                return pool.connect()
         except OSError as error:
-            _refuse(error, pool)
-        finally:
-            limit.close()
+            failure = _Failed(_NOT_CONNECTED.get(error.errno or 0, UNREACHABLE), said=str(error))
+        except _Failed as late:
+            failure = late
+        if failure.error != DROPPED:
+            pool.broken()
+        raise failure
 
-    def _talk(self, connection: Connection, request: bytes, answer: Answer, response: _Response) -> None:
+    def _talk(self, connection: Connection, request: bytes, answer: Answer | None, response: _Response) -> None:
         """Sends the request and reads to the end of the answer; returns only when it is complete and correct."""
         socket, received = connection.socket, 0
         socket.sendall(request)
@@ -230,33 +236,16 @@ class Client:
             except HTTPParseError as error:
                 raise _Failed(BAD_BODY if data else _cut(response), said=str(error)) from None
             status, body = response.status, response.take()
-            if status and status != 200:
+            if status and status != 200 and (answer is not None or status >= 300):
                 raise _Failed(f"http-{status}", broken=False, said=body[:_SAID_BYTES].decode("utf-8", "replace"))
-            if body:
+            if body and answer is not None:
                 answer.feed(body, now)
             if not data and not response.message_complete:
                 raise _Failed(_cut(response))
             if received > MAX_BODY_BYTES:
                 raise _Failed(BAD_BODY, said=f"more than {MAX_BODY_BYTES} bytes")
-        if wrong := answer.error():
+        if answer is not None and (wrong := answer.error()):
             raise _Failed(wrong)
-
-    def _request(self, entry: int, seq: int) -> bytes:
-        ask, pool = self._entries[entry], self._pools[entry]
-        body = request_body(ask, seq)
-        head = (
-            f"POST {pool.path}{PATHS[ask.kind]} HTTP/1.1\r\nHost: {pool.netloc}\r\n"
-            f"{self._head}Content-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode("latin-1") + body
-
-
-def _give_up(pool: Pool, connection: Connection, broken: bool) -> None:
-    """Closes the connection; a broken one makes the pool's idle ones obsolete too."""
-    if broken:
-        pool.broken(connection)
-    else:
-        pool.discard(connection)
 
 
 def _cut(response: _Response) -> str:
@@ -268,17 +257,3 @@ def _category(error: OSError, response: _Response) -> str:
     if error.errno in _UNREACHABLE:
         return UNREACHABLE
     return TIMEOUT if error.errno == errno.ETIMEDOUT else _cut(response)
-
-
-def _refuse(error: OSError, pool: Pool) -> NoReturn:
-    """Turns a failed connect into its category. This machine's own limits are no failure of the target."""
-    if error.errno in _OWN_FAULT:
-        raise _Failed(DROPPED, said=str(error)) from None
-    pool.broken(None)
-    if error.errno == errno.ECONNREFUSED:
-        raise _Failed(REFUSED) from None
-    if error.errno == errno.ETIMEDOUT:
-        raise _Failed(CONNECT_TIMEOUT, said=str(error)) from None
-    if error.errno in (errno.ECONNRESET, errno.EPIPE):
-        raise _Failed(RESET) from None
-    raise _Failed(UNREACHABLE, said=str(error)) from None

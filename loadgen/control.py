@@ -17,10 +17,14 @@ from typing import Literal
 import msgspec
 import psutil
 
+from history.clock import NS_PER_S, now_ns
 from history.rundir import RunDirectory, write_atomic
 
-PARENT_PID = "BLACKSTART_PARENT_PID"
-"""Environment variable: the load ends when this process is no longer its parent."""
+AHEAD_S = 0.3
+"""The least time between ``begin`` and the plan's offset 0: every worker has read the start by then."""
+
+STOP_AHEAD_S = 0.1
+"""The least time between ``stop`` and the stop: the file is written by then, and workers look before they send."""
 
 EXIT_RECORDING = 74
 """Exit code of a load process that could not write its ops (sysexits' EX_IOERR)."""
@@ -86,6 +90,23 @@ class ControlFiles:
     def write(self, control: Control) -> None:
         """Replaces the control; ``RecordingError`` where the disk does not take it."""
         write_atomic(self._control, msgspec.json.encode(control))
+
+    def begin(self, start_ns: int = 0, for_s: float | None = None) -> int:
+        """Starts the plan at ``start_ns``, or as early as every worker can know of it, and stops it ``for_s`` later.
+
+        Returns the instant of its offset 0.
+        """
+        start_ns = max(start_ns, now_ns() + int(AHEAD_S * NS_PER_S))
+        self.write(Control(start_ns, None if for_s is None else start_ns + int(for_s * NS_PER_S)))
+        return start_ns
+
+    def stop(self, stop_ns: int = 0) -> int:
+        """Stops the plan at ``stop_ns``, or as early as possible; an earlier stop stays. Returns the instant."""
+        control, stop_ns = self.read(), max(stop_ns, now_ns() + int(STOP_AHEAD_S * NS_PER_S))
+        if control.stop_ns is None or stop_ns < control.stop_ns:
+            self.write(control := Control(control.start_ns, stop_ns))
+        assert control.stop_ns is not None
+        return control.stop_ns
 
     def report(self, status: WorkerStatus) -> None:
         """A worker's word on itself."""

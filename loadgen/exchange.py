@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 import msgspec
 
@@ -23,24 +22,26 @@ MAX_BODY_BYTES = 8 << 20
 """An answer longer than this is not an answer to what was asked."""
 
 
-class Answer(Protocol):
+class Answer:
     """Collects one answer's body. ``t_first_byte``: when the first token (stream) or first byte (other) came in."""
 
-    t_first_byte: int
-    tokens: int
+    def __init__(self, entry: MixEntry) -> None:
+        self.t_first_byte = NEVER
+        self.tokens = 0
+        self._entry = entry
 
     def feed(self, data: bytes, now_ns: int) -> None:
         """Takes the next bytes of the body, received at ``now_ns``."""
-        ...
+        raise NotImplementedError
 
     def error(self) -> str:
         """After the last byte: empty when complete and correct, else an error category of ``history.op``."""
-        ...
+        raise NotImplementedError
 
-    @property
-    def finished(self) -> bool:
-        """The answer said that it is complete (``[DONE]``); always False for answers that end with their body."""
-        ...
+    def _all_tokens(self, finish_reason: str) -> bool:
+        """All tokens that were asked for, or fewer when the model itself ended its answer (reason ``stop``)."""
+        expected = self._entry.max_tokens
+        return self.tokens == expected or (finish_reason == "stop" and 0 < self.tokens < expected)
 
 
 class _Delta(msgspec.Struct):
@@ -97,23 +98,18 @@ def tokens_expected(entry: MixEntry) -> int:
 
 def answer_to(entry: MixEntry) -> Answer:
     """A fresh collector for one answer to ``entry``."""
-    if entry.kind == "embedding":
-        return _Embedding()
-    return _Stream(entry.max_tokens) if entry.stream else _Whole(entry.max_tokens)
+    return _Stream(entry) if entry.stream and entry.kind != "embedding" else _Whole(entry)
 
 
-class _Stream:
+class _Stream(Answer):
     """Server-sent events: one chunk a token, a usage chunk if the server sends one, then ``[DONE]``."""
 
-    def __init__(self, expected: int) -> None:
-        self.t_first_byte = NEVER
-        self.tokens = 0
-        self.finished = False
-        self._expected = expected
+    def __init__(self, entry: MixEntry) -> None:
+        super().__init__(entry)
         self._rest = b""
         self._usage: _Usage | None = None
         self._finish_reason = ""
-        self._bad = False
+        self._finished = self._bad = False
 
     def feed(self, data: bytes, now_ns: int) -> None:
         *lines, self._rest = (self._rest + data).split(b"\n")
@@ -123,7 +119,7 @@ class _Stream:
 
     def _event(self, event: bytes, now_ns: int) -> None:
         if event == b"[DONE]":
-            self.finished = True
+            self._finished = True
             return
         try:
             body = _decode(event)
@@ -144,20 +140,16 @@ class _Stream:
             self.tokens = self._usage.completion_tokens  # a chunk may carry several tokens; the server's count rules
         if self._bad:
             return BAD_BODY
-        if not self.finished:
+        if not self._finished:
             return CUT
-        return "" if _all_tokens(self.tokens, self._expected, self._finish_reason) else BAD_BODY
+        return "" if self._all_tokens(self._finish_reason) else BAD_BODY
 
 
-class _Whole:
-    """One JSON object with choices and usage."""
+class _Whole(Answer):
+    """One JSON object: choices and usage, or one vector of finite numbers."""
 
-    finished = False
-
-    def __init__(self, expected: int) -> None:
-        self.t_first_byte = NEVER
-        self.tokens = 0
-        self._expected = expected
+    def __init__(self, entry: MixEntry) -> None:
+        super().__init__(entry)
         self._parts: list[bytes] = []
 
     def feed(self, data: bytes, now_ns: int) -> None:
@@ -170,37 +162,15 @@ class _Whole:
             body = _decode(b"".join(self._parts))
         except (msgspec.MsgspecError, ValueError):
             return BAD_BODY
-        if body.error is not None or not body.choices or not body.choices[0].words() or body.usage is None:
-            return BAD_BODY
-        self.tokens = body.usage.completion_tokens
-        return "" if _all_tokens(self.tokens, self._expected, body.choices[0].finish_reason or "") else BAD_BODY
-
-
-class _Embedding:
-    """One JSON object with one vector of finite numbers."""
-
-    finished = False
-
-    def __init__(self) -> None:
-        self.t_first_byte = NEVER
-        self.tokens = 0
-        self._parts: list[bytes] = []
-
-    def feed(self, data: bytes, now_ns: int) -> None:
-        if self.t_first_byte == NEVER:
-            self.t_first_byte = now_ns
-        self._parts.append(data)
-
-    def error(self) -> str:
-        try:
-            body = _decode(b"".join(self._parts))
-        except (msgspec.MsgspecError, ValueError):
-            return BAD_BODY
-        vectors = [vector.embedding for vector in body.data]
-        good = len(vectors) == 1 and bool(vectors[0]) and all(map(math.isfinite, vectors[0]))
+        good = self._one_vector(body) if self._entry.kind == "embedding" else self._all_said(body)
         return "" if good and body.error is None else BAD_BODY
 
+    def _one_vector(self, body: _Body) -> bool:
+        vectors = [vector.embedding for vector in body.data]
+        return len(vectors) == 1 and bool(vectors[0]) and all(map(math.isfinite, vectors[0]))
 
-def _all_tokens(tokens: int, expected: int, finish_reason: str) -> bool:
-    """All tokens that were asked for, or fewer when the model itself ended its answer (``finish_reason`` stop)."""
-    return tokens == expected or (finish_reason == "stop" and 0 < tokens < expected)
+    def _all_said(self, body: _Body) -> bool:
+        if not body.choices or not body.choices[0].words() or body.usage is None:
+            return False
+        self.tokens = body.usage.completion_tokens
+        return self._all_tokens(body.choices[0].finish_reason or "")

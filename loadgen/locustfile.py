@@ -21,24 +21,24 @@ import gc
 import logging
 import os
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
 import gevent
-import psutil
 from locust import LoadTestShape, User, events, task
 from locust.argument_parser import get_parser
 from locust.exception import StopUser
 from locust.runners import MasterRunner, WorkerRunner
 
+from history.clock import boot_id
 from history.errors import BlackstartError
-from history.op import Op
+from history.op import LOAD, Op
 from history.rundir import RunDirectory
 from history.writer import OpWriter
 from loadgen.byhand import ByHand
-from loadgen.client import Client
-from loadgen.control import EXIT_REFUSED, PARENT_PID, ControlFiles
+from loadgen.child import PARENT_PID
+from loadgen.client import Client, asks_of
+from loadgen.control import EXIT_REFUSED, ControlFiles
 from loadgen.priority import go_first
 from loadgen.schedule import slice_of
 from loadgen.sender import POLL_S, Sender, Slice
@@ -132,7 +132,7 @@ def on_test_start(environment: Any, **_: Any) -> None:
         if not isinstance(environment.runner, MasterRunner):
             _send(environment)
     except BlackstartError as error:
-        _refuse(environment, f"{error.message}; {error.hint}")
+        _fail(environment, EXIT_REFUSED, f"{error.message}; {error.hint}")
 
 
 def _deal(environment: Any) -> None:
@@ -143,45 +143,40 @@ def _deal(environment: Any) -> None:
         names = sorted((client.id for client in clients), key=runner.get_worker_index)
     else:
         names = [runner.client_id]
-    by_hand = ByHand.open(options, environment.host)
+    by_hand = None if options.managed else ByHand.open(options, environment.host)
     setattr(environment, _BY_HAND, by_hand)
-    setattr(options, PLAN, {"run": str(by_hand.run.path), "host": host_identity(), "workers": names})
-    gevent.spawn(_supervise, environment, by_hand, len(names))
+    run = by_hand.run if by_hand is not None else RunDirectory(Path(options.run))
+    setattr(options, PLAN, {"run": str(run.path), "host": boot_id(), "workers": names})
+    gevent.spawn(_supervise, environment, ControlFiles(run), by_hand, len(names))
 
 
 def _send(environment: Any) -> None:
     """Starts this process's sender, if it has a slice."""
     plan, runner = getattr(environment.parsed_options, PLAN), environment.runner
-    if plan["host"] != host_identity():
-        return _refuse(
-            environment,
-            f"this worker is on another host ({host_identity()}) than the master ({plan['host']}): a load on several "
-            "hosts is refused, because their monotonic clocks do not compare; start all workers on the master's host",
+    if plan["host"] != boot_id():
+        raise BlackstartError(
+            f"this worker is on another host ({boot_id()}) than the master ({plan['host']}): a load on several hosts "
+            "is refused, because their monotonic clocks do not compare",
+            hint="start all workers on the master's host",
         )
     if runner.client_id not in plan["workers"]:
-        return log.warning("this worker came after the start: it has no slice and sends nothing")
+        log.warning("this worker came after the start: it has no slice and sends nothing")
+        return
     sender = _sender(RunDirectory(Path(plan["run"])), plan["workers"].index(runner.client_id), environment, plan)
     _SENDERS.insert(0, sender)
     log.info("%s", go_first())
     gc.collect()
     gc.freeze()  # Locust's modules and the plan: the collector need not look at them during the run
     gevent.spawn(_run, environment, sender)
-    return None
 
 
 def _run(environment: Any, sender: Sender) -> None:
     """A failed sender ends its process: a load that cannot record is worth nothing."""
     sender.run()
-    if sender.failure is None:
-        return
-    text = f"the load stopped: {sender.failure}"
-    environment.process_exit_code = sender.exit_code
-    log.error(text, exc_info=None if isinstance(sender.failure, BlackstartError) else sender.failure)
-    if isinstance(environment.runner, WorkerRunner):
-        environment.runner.send_message(REFUSED_MESSAGE, {"code": sender.exit_code, "text": text})
-        environment.runner.quit()
-    else:
-        _end_test(environment)
+    if (failure := sender.failure) is not None:
+        if not isinstance(failure, BlackstartError):
+            log.error("a defect of blackstart", exc_info=failure)
+        _fail(environment, sender.exit_code, f"the load stopped: {failure}")
 
 
 def _sender(run: RunDirectory, index: int, environment: Any, plan: dict[str, Any]) -> Sender:
@@ -190,18 +185,16 @@ def _sender(run: RunDirectory, index: int, environment: Any, plan: dict[str, Any
         raise BlackstartError(f"{run.ops_file(name)} exists: this plan was sent before", hint="prepare a new run")
     seq = slice_of(len(schedule), index, len(plan["workers"]))
     part = Slice(
-        index,
-        len(plan["workers"]),
-        seq.tolist(),
-        schedule.offset_ns[seq].tolist(),
-        schedule.entry[seq].tolist(),
+        index, len(plan["workers"]), seq.tolist(), schedule.offset_ns[seq].tolist(), schedule.entry[seq].tolist()
     )
+    load = header.load
+    asks = asks_of(header.target, header.mix, Op(source=LOAD, process=name, kind="", t_intended=0, outcome="unknown"))
     return Sender(
         part,
-        Client(header.target, header.mix, header.load, name),
+        Client(asks, load.connect_timeout_s, load.total_timeout_s),
         OpWriter(run.ops_file(name)),
         ControlFiles(run),
-        total_timeout_s=header.load.total_timeout_s,
+        total_timeout_s=load.total_timeout_s,
         on_op=lambda op: _tell_locust(environment, op),
     )
 
@@ -218,26 +211,26 @@ def _tell_locust(environment: Any, op: Op) -> None:
     )
 
 
-def _supervise(environment: Any, by_hand: ByHand, workers: int) -> None:
+def _supervise(environment: Any, files: ControlFiles, by_hand: ByHand | None, workers: int) -> None:
     """Starts and stops a load that nobody manages; ends Locust's test once every worker has drained or died."""
-    files = ControlFiles(by_hand.run)
     ended: dict[int, int] = {}
     try:
         while len(ended) < workers:
             seen = files.workers()
-            if len(seen) == workers:
+            if by_hand is not None and len(seen) == workers:
                 by_hand.begin()
             for index, status in seen.items():
                 if status.state != "ready" or status.gone:
                     ended[index] = 0 if status.state == "drained" else max(status.code, 1)
             gevent.sleep(POLL_S)
-        by_hand.end(all_drained=not any(ended.values()))
+        if by_hand is not None:
+            by_hand.end(all_drained=not any(ended.values()))
     except BlackstartError as error:
-        return _refuse(environment, f"{error.message}; {error.hint}")
+        _fail(environment, EXIT_REFUSED, f"{error.message}; {error.hint}")
+        return
     if environment.process_exit_code is None:
         environment.process_exit_code = max(ended.values())
     _end_test(environment)
-    return None
 
 
 @events.test_stopping.add_listener
@@ -248,24 +241,21 @@ def on_test_stopping(environment: Any, **_: Any) -> None:
         by_hand.halt()
 
 
-def _refuse(environment: Any, text: str) -> None:
-    """Says why nothing is sent, tells the master, ends the test."""
+def _fail(environment: Any, code: int, text: str) -> None:
+    """Says why nothing more is sent, tells the master, ends the test."""
     log.error(text)
-    environment.process_exit_code = EXIT_REFUSED
-    if isinstance(environment.runner, WorkerRunner):
-        environment.runner.send_message(REFUSED_MESSAGE, {"code": EXIT_REFUSED, "text": text})
-        gevent.spawn(environment.runner.quit)
+    environment.process_exit_code, runner = code, environment.runner
+    if isinstance(runner, WorkerRunner):
+        runner.send_message(REFUSED_MESSAGE, {"code": code, "text": text})
+        gevent.spawn(runner.quit)
     else:
-        environment.runner.log_exception("blackstart", text, text)
+        runner.log_exception("blackstart", text, text)
         _end_test(environment)
 
 
 def _on_refused(environment: Any, msg: Any, **_: Any) -> None:
     """The master ends the test when a worker cannot do its part."""
-    log.error("worker %s: %s", msg.node_id, msg.data["text"])
-    environment.process_exit_code = msg.data["code"]
-    environment.runner.log_exception(msg.node_id, msg.data["text"], msg.data["text"])
-    _end_test(environment)
+    _fail(environment, msg.data["code"], f"worker {msg.node_id}: {msg.data['text']}")
 
 
 def _end_test(environment: Any) -> None:
@@ -289,14 +279,6 @@ def _end_with_parent(first_pid: int, runner_pid: int) -> None:
         _SENDERS[0].halt()
         _SENDERS[0].wait()
     os._exit(1)
-
-
-def host_identity() -> str:
-    """Names this boot of this host: two processes with the same one share a monotonic clock."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
 
 
 if __name__ == "__main__":

@@ -31,9 +31,12 @@ class Connection:
 
 
 class Pool:
-    """Idle connections to one address, the youngest first. A failure anywhere makes all older ones obsolete."""
+    """Idle connections to one address, the youngest first. A failure anywhere makes all older ones obsolete.
 
-    def __init__(self, url: str, clock: Clock) -> None:
+    ``keep`` False: every connection is used once. ``verify`` False: whoever answers, by whatever certificate.
+    """
+
+    def __init__(self, url: str, clock: Clock, *, keep: bool = True, verify: bool = True) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(
@@ -41,12 +44,23 @@ class Pool:
             )
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
-        self.netloc = parts.netloc.rpartition("@")[2]
-        self.path = parts.path.rstrip("/")
+        self._parts, self._keep = parts, keep
         self._tls = gevent.ssl.create_default_context() if parts.scheme == "https" else None
+        if self._tls is not None and not verify:
+            self._tls.check_hostname, self._tls.verify_mode = False, gevent.ssl.CERT_NONE
         self._clock = clock
         self._idle: list[Connection] = []
         self._epoch = 0
+
+    def head(self, method: str, path: str = "") -> str:
+        """The first lines of a request for this address's own path and ``path``."""
+        parts = self._parts
+        where = (parts.path.rstrip("/") + path if path else parts.path or "/") + (
+            f"?{parts.query}" if parts.query else ""
+        )
+        keep = "" if self._keep else "Connection: close\r\n"
+        host = parts.netloc.rpartition("@")[2]
+        return f"{method} {where} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: blackstart\r\n{keep}"
 
     def reuse(self) -> Connection | None:
         """An idle connection that is young, of the present epoch and not closed by the peer; None without one."""
@@ -73,17 +87,20 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """Takes a connection back after a complete exchange."""
+        if not self._keep:
+            connection.socket.close()
+            return
         connection.idle_since_ns = self._clock()
         self._idle.append(connection)
 
-    def broken(self, connection: Connection | None) -> None:
+    def broken(self) -> None:
         """A connection failed, or could not be made: nothing made before this moment is used again."""
         self._epoch += 1
-        if connection is not None:
-            self.discard(connection)
 
-    def discard(self, connection: Connection) -> None:
+    def discard(self, connection: Connection, *, broken: bool) -> None:
         """Closes with a reset: thousands of failures must not use up the local ports (TIME_WAIT)."""
+        if broken:
+            self.broken()
         with contextlib.suppress(OSError):  # already gone
             connection.socket.setsockopt(gevent.socket.SOL_SOCKET, gevent.socket.SO_LINGER, _RESET_ON_CLOSE)
         connection.socket.close()

@@ -12,6 +12,8 @@ then, and the interval in which *service back* lies is as wide as that gap.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ def draw(load: LoadSpec, mix: Mix) -> Schedule:
 
     The same ``load`` and ``mix`` give the same plan. Raises ``UsageError`` with every mistake found.
     """
-    problems = _problems(load, mix)
+    problems = (*load_problems(load), *_mix_problems(mix))
     if problems:
         raise UsageError(
             "the load cannot be scheduled: " + "; ".join(problems),
@@ -52,27 +54,38 @@ def slice_of(sends: int, index: int, workers: int) -> NDArray[np.int64]:
     return np.arange(index, sends, workers, dtype=np.int64)
 
 
-def _problems(load: LoadSpec, mix: Mix) -> tuple[str, ...]:
-    found: list[str] = []
-    if not load.rate_rps > 0:
-        found.append(f"rate_rps is {load.rate_rps:g}, it must be above 0")
-    if not load.horizon_s > 0:
-        found.append(f"horizon_s is {load.horizon_s:g}, it must be above 0")
+def load_problems(load: LoadSpec) -> list[str]:
+    """Every mistake of a load, each with the value and the rule."""
+    found = []
+    for name in ("rate_rps", "horizon_s", "good_within_ms", "connect_timeout_s", "total_timeout_s"):
+        if not (math.isfinite(value := getattr(load, name)) and value > 0):
+            found.append(f"{name}={value!r}: must be a number above 0")
+    if load.shape not in ("constant", "ramp", "poisson"):
+        found.append(f"shape={load.shape!r}: must be constant, ramp or poisson")
     if load.shape == "ramp":
         if not load.ramp_s > 0:
-            found.append(f"ramp_s is {load.ramp_s:g}, a ramp needs it above 0")
+            found.append(f"ramp_s={load.ramp_s!r}: a ramp needs more than 0 seconds")
         if not load.rate_from_rps >= 0:
-            found.append(f"rate_from_rps is {load.rate_from_rps:g}, it must not be negative")
+            found.append(f"rate_from_rps={load.rate_from_rps!r}: must not be negative")
+    if not found and load.good_within_ms > load.total_timeout_s * 1000:
+        found.append(
+            f"good_within_ms={load.good_within_ms:g} is longer than total_timeout_s={load.total_timeout_s:g}: "
+            "no answer could be that late and still be good"
+        )
     peak_rps = max(load.rate_rps, load.rate_from_rps if load.shape == "ramp" else 0.0)
     if peak_rps * load.horizon_s > MAX_SENDS:
         found.append(f"{peak_rps:g} rps for {load.horizon_s:g} s are more than {MAX_SENDS:,} sends")
+    return found
+
+
+def _mix_problems(mix: Mix) -> list[str]:
     if not mix.entries:
-        found.append("the mix has no entry")
-    found += [f"share of {e.model} is {e.share:g}, it must be above 0" for e in mix.entries if not e.share > 0]
+        return ["the mix has no entry"]
+    found = [f"share of {e.model} is {e.share:g}, it must be above 0" for e in mix.entries if not e.share > 0]
     total = sum(entry.share for entry in mix.entries)
-    if mix.entries and abs(total - 1) > 1e-6:
+    if abs(total - 1) > 1e-6:
         found.append(f"the shares of the mix sum to {total:g}, they must sum to 1")
-    return tuple(found)
+    return found
 
 
 def _offsets_s(load: LoadSpec, random: np.random.Generator) -> Floats:

@@ -84,5 +84,5 @@ def test_a_black_hole_is_refused_at_plan_time_where_it_cannot_be() -> None:
         def verify_power_on(self) -> tuple[()]: ...  # type: ignore[empty-body]
 
     fault = PowerLoss("cobalt", signature="black-hole")
-    assert "not possible here" in fault.unsupported(WithoutRoot())  # type: ignore[arg-type]
-    assert PowerLoss("cobalt").unsupported(WithoutRoot()) == ""  # type: ignore[arg-type]
+    assert "not possible here" in fault.unsupported(WithoutRoot())
+    assert PowerLoss("cobalt").unsupported(WithoutRoot()) == ""

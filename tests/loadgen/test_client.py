@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import gevent
 import pytest
@@ -23,6 +24,7 @@ from history.op import (
     CONNECT_TIMEOUT,
     CUT,
     DROPPED,
+    LOAD,
     NEVER,
     NOT_DRAINED,
     REFUSED,
@@ -32,13 +34,18 @@ from history.op import (
     Op,
 )
 from history.records import LoadSpec, Mix, MixEntry, Target
-from loadgen.client import Client
+from loadgen.client import Client, asks_of
 from loadgen.pool import Pool
 
 Script = Callable[[socket.socket], None]
 CHAT = MixEntry("m", "chat", 1.0, max_tokens=3)
-LOAD = LoadSpec("constant", 10.0, 500.0, connect_timeout_s=0.2, total_timeout_s=0.4, horizon_s=10.0, seed=1)
+LIMITS = LoadSpec("constant", 10.0, 500.0, connect_timeout_s=0.2, total_timeout_s=0.4, horizon_s=10.0, seed=1)
 SERVED = "x-served-by: amber/amber-n1/m-0\r\nx-weights: peer\r\n"
+
+
+def client_to(target: Target, entry: MixEntry = CHAT, load: LoadSpec = LIMITS, **options: Any) -> Client:
+    op = Op(source=LOAD, process="load-0", kind="", t_intended=0, outcome="unknown")
+    return Client(asks_of(target, Mix((entry,)), op, **options), load.connect_timeout_s, load.total_timeout_s)
 
 
 @dataclass
@@ -99,13 +106,13 @@ def server() -> Iterator[Server]:
     server.close()
 
 
-def client_of(server: Server, entry: MixEntry = CHAT, load: LoadSpec = LOAD) -> Client:
-    client = Client(Target(f"http://127.0.0.1:{server.port}"), Mix((entry,)), load, "load-0")
+def client_of(server: Server, entry: MixEntry = CHAT, load: LoadSpec = LIMITS) -> Client:
+    client = client_to(Target(f"http://127.0.0.1:{server.port}"), entry, load)
     server.clients.append(client)
     return client
 
 
-def once(server: Server, *scripts: Script, entry: MixEntry = CHAT, load: LoadSpec = LOAD) -> Op:
+def once(server: Server, *scripts: Script, entry: MixEntry = CHAT, load: LoadSpec = LIMITS) -> Op:
     server.scripts += scripts
     return client_of(server, entry, load).send(5, 0, time.monotonic_ns() - 3_000_000)
 
@@ -248,14 +255,14 @@ def test_a_slow_drip_cannot_exceed_the_total_timeout(server: Server) -> None:
 
 def test_an_endless_answer_is_no_answer(server: Server) -> None:
     lots = event("x" * 1_000_000)
-    op = once(server, says(head() + lots * 9), load=replace(LOAD, total_timeout_s=20.0))
+    op = once(server, says(head() + lots * 9), load=replace(LIMITS, total_timeout_s=20.0))
     assert op.error == BAD_BODY
 
 
 def test_refused() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    op = Client(Target(f"http://127.0.0.1:{port}"), Mix((CHAT,)), LOAD, "load-0").send(0, 0, time.monotonic_ns())
+    op = client_to(Target(f"http://127.0.0.1:{port}")).send(0, 0, time.monotonic_ns())
     assert (op.outcome, op.error, op.status) == ("fail", REFUSED, 0)
     assert op.t_done >= op.t_sent > 0
 
@@ -269,7 +276,7 @@ def test_a_silent_address_ends_at_the_connect_timeout() -> None:
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
         target = Target(f"http://127.0.0.1:{listener.getsockname()[1]}")
-        op = Client(target, Mix((CHAT,)), LOAD, "load-0").send(0, 0, time.monotonic_ns())
+        op = client_to(target).send(0, 0, time.monotonic_ns())
         for filler in fillers:
             filler.close()
     assert op.error == CONNECT_TIMEOUT
@@ -384,19 +391,19 @@ def test_this_machines_own_limit_is_no_failure_of_the_target(server: Server, mon
 def test_the_token_comes_from_the_environment_and_is_sent(server: Server) -> None:
     server.scripts.append(GOOD)
     target = Target(f"http://127.0.0.1:{server.port}/base/", auth_env="TOKEN_FOR_TEST")
-    client = Client(target, Mix((CHAT,)), LOAD, "load-0", environ={"TOKEN_FOR_TEST": "sesame"}.get)
+    client = client_to(target, environ={"TOKEN_FOR_TEST": "sesame"}.get)
     server.clients.append(client)
     assert client.send(0, 0, 0).outcome == "ok"
     assert b"Authorization: Bearer sesame\r\n" in server.requests[0]
     assert server.requests[0].startswith(b"POST /base/v1/chat/completions ")
     with pytest.raises(UsageError, match="TOKEN_FOR_TEST"):
-        Client(target, Mix((CHAT,)), LOAD, "load-0", environ=lambda name: None)
+        client_to(target, environ=lambda name: None)
 
 
 def test_a_model_with_an_entry_point_of_its_own_is_asked_there(server: Server) -> None:
     server.scripts.append(GOOD)
     target = Target("http://127.0.0.1:1", model_urls=(("m", f"http://127.0.0.1:{server.port}"),))
-    client = Client(target, Mix((CHAT,)), LOAD, "load-0")
+    client = client_to(target)
     server.clients.append(client)
     assert client.send(0, 0, 0).outcome == "ok"
 
@@ -404,7 +411,7 @@ def test_a_model_with_an_entry_point_of_its_own_is_asked_there(server: Server) -
 @pytest.mark.parametrize("url", ["ftp://x", "127.0.0.1:80", "http://"])
 def test_an_entry_url_that_is_none(url: str) -> None:
     with pytest.raises(UsageError, match="not an http"):
-        Client(Target(url), Mix((CHAT,)), LOAD, "load-0")
+        client_to(Target(url))
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl to make a certificate")
@@ -417,10 +424,13 @@ def test_https_keeps_connections_and_checks_certificates(tmp_path: Path, monkeyp
     tls.load_cert_chain(certificate, key)
     server = Server(tls=tls)
     server.scripts += [GOOD] * 2
-    target, load = Target(f"https://localhost:{server.port}"), replace(LOAD, connect_timeout_s=2.0, total_timeout_s=2.0)
-    stranger = Client(target, Mix((CHAT,)), load, "load-0").send(0, 0, 0)
+    target, load = (
+        Target(f"https://localhost:{server.port}"),
+        replace(LIMITS, connect_timeout_s=2.0, total_timeout_s=2.0),
+    )
+    stranger = client_to(target, load=load).send(0, 0, 0)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
-    client = Client(target, Mix((CHAT,)), load, "load-0")
+    client = client_to(target, load=load)
     ops = [client.send(i, 0, 0) for i in range(2)]
     client.close()
     server.close()

@@ -9,13 +9,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import gevent
 import numpy as np
 import psutil
 import pytest
@@ -25,7 +27,9 @@ from history.clock import NS_PER_S
 from history.op import CANARY, CLUSTER_PROBER, DROPPED, NOT_DRAINED, PROBE_API, PROBE_DATA, PROBE_ENTRY, Op
 from history.reader import Requests, read_history
 from history.records import ClusterFacts, Mix, MixEntry, NodeFacts
+from history.records import Target as Entry
 from history.rundir import RunDirectory
+from loadgen.client import Client
 from loadgen.control import EXIT_RECORDING
 from loadgen.probers import Prober, ProberProcess, canary, probe_run
 
@@ -55,6 +59,19 @@ class Target:
         site = web.TCPSite(self.runner, "127.0.0.1", 0)
         await site.start()
         self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+
+    def __enter__(self) -> Target:
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.thread.start()
+        asyncio.run_coroutine_threadsafe(self.start(), self.loop).result(5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(5)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join(5)
+        self.loop.close()
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -90,12 +107,11 @@ def test_a_pool_has_one_turn_whatever_its_size() -> None:
     models = (SimpleNamespace(name="a", fine_tunes=()), SimpleNamespace(name="pool", fine_tunes=names[1:4]),
               SimpleNamespace(name="b", fine_tunes=()))  # fmt: skip
     header: Any = SimpleNamespace(
-        mix=mix, fleet=SimpleNamespace(models=models), target=SimpleNamespace(auth_env=""),
+        mix=mix, fleet=SimpleNamespace(models=models), target=Entry("http://127.0.0.1:1"),
         load=SimpleNamespace(connect_timeout_s=1.0, total_timeout_s=5.0),
     )  # fmt: skip
-    session: Any = None
-    prober = canary(session, header, lambda op: None, lambda: 0)
-    asked = [prober._template(number).model for number in range(9)]
+    prober = canary(header, lambda op: None, lambda: 0)
+    asked = [prober._client.unknown(number, prober._ask_of(number), 0, DROPPED).model for number in range(9)]
     assert asked == ["a", "ft-1", "b", "a", "ft-2", "b", "a", "ft-3", "b"]
 
 
@@ -122,9 +138,7 @@ def closed_url() -> str:
 def probed(folder: Path, seconds: float, silent: str) -> tuple[Requests, Target]:
     """Probes a target with two clusters for a while, in this process; returns what was recorded."""
 
-    async def drive() -> Target:
-        target = Target()
-        await target.start()
+    with Target() as target:
         well = ClusterFacts(
             "amber",
             (NodeFacts("n1", 1), NodeFacts("n2", 1)),
@@ -133,14 +147,8 @@ def probed(folder: Path, seconds: float, silent: str) -> tuple[Requests, Target]
         )
         ill = ClusterFacts("cobalt", (NodeFacts("n3", 1),), silent, (f"{target.url}/hang", f"{target.url}/none"))
         run = prepared(folder, target.url, clusters=(well, ill), mix=MIX)
-        probing = asyncio.create_task(probe_run(run, os.getppid()))
-        await asyncio.sleep(seconds)
-        os.kill(os.getpid(), signal.SIGTERM)  # probe_run took the signal over
-        await probing
-        await target.runner.cleanup()
-        return target
-
-    target = asyncio.run(drive())
+        gevent.spawn_later(seconds, os.kill, os.getpid(), signal.SIGTERM)  # probe_run takes the signal over
+        probe_run(run, os.getppid())
     return read_history(RunDirectory(folder / "run")).requests, target
 
 
@@ -201,25 +209,38 @@ def test_time_limits_of_a_probe_have_names(tmp_path: Path, full_queue: str, monk
     assert 0.2 <= errors[PROBE_DATA, "timeout"] < 0.4
 
 
-def probe_op(number: int) -> Op:
-    return Op(source=CANARY, process="probers", kind=PROBE_ENTRY, t_intended=0, outcome="unknown")
+class Slow:
+    """Stands for a client: answers after a while, and says what it was asked."""
+
+    def __init__(self, latency_s: float) -> None:
+        self.latency_s = latency_s
+
+    def send(self, seq: int, ask: int, t_intended: int) -> Op:
+        try:
+            gevent.sleep(self.latency_s)
+        except gevent.GreenletExit:
+            return self.unknown(seq, ask, t_intended, NOT_DRAINED)
+        return self.unknown(seq, ask, t_intended, "")
+
+    def unknown(self, seq: int, ask: int, t_intended: int, error: str, why: str = "") -> Op:
+        return Op(
+            source=CANARY, process="probers", kind=PROBE_ENTRY, t_intended=0, outcome="unknown", seq=seq, error=error
+        )
+
+
+def grid(latency_s: float, rate_rps: float, start_ns: int, seconds: float, most_in_flight: int = 128) -> list[Op]:
+    """What one grid records until it is killed."""
+    ops: list[Op] = []
+    client = cast(Client, Slow(latency_s))
+    prober = Prober(rate_rps, client, lambda number: 0, ops.append, most_in_flight=most_in_flight)
+    running = gevent.spawn(prober.run, start_ns)
+    gevent.sleep(seconds)
+    running.kill()
+    return ops
 
 
 def test_hanging_probes_do_not_hold_back_the_grid_but_are_bounded() -> None:
-    ops: list[Op] = []
-
-    async def hang(number: int, due_ns: int) -> Op:
-        await asyncio.sleep(60)
-        return probe_op(number)
-
-    async def drive() -> None:
-        prober = Prober(100.0, hang, probe_op, ops.append, most_in_flight=5)
-        running = asyncio.create_task(prober.run(time.monotonic_ns()))
-        await asyncio.sleep(0.15)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(drive())
+    ops = grid(60.0, 100.0, time.monotonic_ns(), 0.15, most_in_flight=5)
     errors = Counter(op.error for op in ops)
     assert errors[NOT_DRAINED] == 5
     assert errors[DROPPED] >= 5
@@ -228,19 +249,7 @@ def test_hanging_probes_do_not_hold_back_the_grid_but_are_bounded() -> None:
 
 
 def test_probes_that_a_stopped_process_missed_are_dropped() -> None:
-    ops: list[Op] = []
-
-    async def answer(number: int, due_ns: int) -> Op:
-        return probe_op(number)
-
-    async def drive() -> None:
-        start_ns = time.monotonic_ns() - 3 * NS_PER_S
-        running = asyncio.create_task(Prober(20.0, answer, probe_op, ops.append).run(start_ns))
-        await asyncio.sleep(0.1)
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-    asyncio.run(drive())
+    ops = grid(0.0, 20.0, time.monotonic_ns() - 3 * NS_PER_S, 0.1)
     assert 39 <= sum(op.error == DROPPED for op in ops) <= 41  # those more than a second late
     assert sum(op.error == "" for op in ops) >= 20
 

@@ -76,9 +76,9 @@ def test_another_seed_is_another_plan() -> None:
 @pytest.mark.parametrize(
     ("changes", "mix", "said"),
     [
-        ({"rate_rps": 0.0}, MIX, "rate_rps is 0"),
-        ({"horizon_s": -1.0}, MIX, "horizon_s is -1"),
-        ({"shape": "ramp"}, MIX, "ramp_s is 0"),
+        ({"rate_rps": 0.0}, MIX, "rate_rps=0"),
+        ({"horizon_s": -1.0}, MIX, "horizon_s=-1"),
+        ({"shape": "ramp"}, MIX, "ramp_s=0"),
         ({"rate_rps": 1e9}, MIX, "20,000,000 sends"),
         ({}, Mix(()), "no entry"),
         ({}, Mix((MixEntry("a", "chat", 0.5),)), "sum to 0.5"),

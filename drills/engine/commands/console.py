@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 PIPE_WIDTH = 160
 
@@ -23,3 +25,11 @@ def _console(stderr: bool) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
     return Console(stderr=stderr, highlight=False, markup=False, width=width)
+
+
+def table_of(*columns: str, right: tuple[str, ...] = (), **look: Any) -> Table:
+    """An empty table without lines, as all commands show them; ``right``: the columns that hold figures."""
+    made = Table(box=None, **{"header_style": "dim"} | look)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left")
+    return made

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
 
 import click
-from rich.table import Table
 
 from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import table_of
 from drills.engine.commands.options import fleet_of
 from drills.engine.safety.lock import Locks, state_dir
 from fleet.environments import lock_targets
@@ -18,15 +16,22 @@ from fleet.spec import FleetSpec
 from history.errors import FleetError, UsageError
 
 
-def on_kind(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds --env to a command."""
-    return click.option(
-        "--env",
-        "environment",
-        default="kind",
-        show_default=True,
-        help="Environment; only kind keeps a fleet up: local makes its own for each run.",
-    )(command)
+def _require_kind(context: click.Context, parameter: click.Parameter, value: str) -> None:
+    if value != "kind":
+        raise UsageError(
+            f"environment {value!r} keeps no fleet up between runs",
+            hint="`blackstart fleet` is for --env kind; `blackstart run` makes a local fleet by itself",
+        )
+
+
+on_kind = click.option(
+    "--env",
+    default="kind",
+    show_default=True,
+    expose_value=False,
+    callback=_require_kind,
+    help="Environment; only kind keeps a fleet up: local makes its own for each run.",
+)
 
 
 @click.group("fleet")
@@ -52,7 +57,7 @@ def command() -> None:
 @click.option(
     "--gateway-port", type=click.IntRange(0, 65535), default=0, metavar="PORT", help="Port of the entry point."
 )
-def up(environment: str, fleet_text: str | None, small: bool, gateway_port: int) -> int:
+def up(fleet_text: str | None, small: bool, gateway_port: int) -> int:
     """Make the fleet, or make whole the one that is up.
 
     Clusters are made in parallel, GPUs put on, the serving image handed over; it returns when every replica of every
@@ -62,7 +67,8 @@ def up(environment: str, fleet_text: str | None, small: bool, gateway_port: int)
     from fleet.environments.kind import lifecycle, topology
     from fleet.environments.kind.state import Folder
 
-    spec, console, began = described(environment, fleet_text), console_out(), time.monotonic()
+    console, began = console_out(), time.monotonic()
+    spec = three_clusters() if fleet_text is None else fleet_of(fleet_text)
     spec = topology.smaller(spec) if small else spec
     _require_idle(spec)
     state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}", soft_wrap=True), gateway_port)
@@ -74,13 +80,12 @@ def up(environment: str, fleet_text: str | None, small: bool, gateway_port: int)
 
 @command.command("status")
 @on_kind
-def status(environment: str) -> int:
+def status() -> int:
     """Show clusters, nodes, GPUs allocatable and requested, models, and what can be reached. Exit 1 when not whole."""
     from fleet.environments.kind import hosting
     from fleet.environments.kind.fleet import KindFleet
     from fleet.environments.kind.state import Folder
 
-    require_kind(environment)
     console, folder = console_out(), Folder()
     state = folder.read()
     if state is None:
@@ -88,7 +93,7 @@ def status(environment: str) -> int:
         return 1
     served = hosting.look(state, folder)
     fleet = KindFleet(state.spec, folder=folder)
-    table = _table("cluster", "API", "node", "answers", "GPUs", "requested", "replicas")
+    table = table_of("cluster", "API", "node", "answers", "GPUs", "requested", "replicas")
     requested: dict[str, int] = {}
     for row in served.rows:
         requested[row["node"]] = requested.get(row["node"], 0) + row["gpus"]
@@ -116,11 +121,10 @@ def status(environment: str) -> int:
 @command.command("kubeconfig")
 @on_kind
 @click.argument("cluster", required=False)
-def kubeconfig(environment: str, cluster: str | None) -> int:
+def kubeconfig(cluster: str | None) -> int:
     """Print the path of CLUSTER's kubeconfig, or of all; kubectl --kubeconfig "$(blackstart fleet kubeconfig C)"."""
     from fleet.environments.kind.state import Folder
 
-    require_kind(environment)
     folder = Folder()
     state = folder.read()
     if state is None:
@@ -136,12 +140,11 @@ def kubeconfig(environment: str, cluster: str | None) -> int:
 
 @command.command("down")
 @on_kind
-def down(environment: str) -> int:
+def down() -> int:
     """Take the fleet away: processes, containers, volumes, network, folder. Nothing that is not its own."""
     from fleet.environments.kind import lifecycle
     from fleet.environments.kind.state import Folder
 
-    require_kind(environment)
     folder, console, began = Folder(), console_out(), time.monotonic()
     state = folder.read() if folder.file.exists() else None
     if state is not None:
@@ -151,28 +154,6 @@ def down(environment: str) -> int:
     return 0
 
 
-def described(environment: str, fleet_text: str | None) -> FleetSpec:
-    """The fleet of these options."""
-    require_kind(environment)
-    return three_clusters() if fleet_text is None else fleet_of(fleet_text)
-
-
-def require_kind(environment: str) -> None:
-    """``UsageError`` for any other environment."""
-    if environment != "kind":
-        raise UsageError(
-            f"environment {environment!r} keeps no fleet up between runs",
-            hint="`blackstart fleet` is for --env kind; `blackstart run` makes a local fleet by itself",
-        )
-
-
 def _require_idle(spec: FleetSpec) -> None:
     """``Refused`` while a drill holds one of the clusters."""
     Locks(state_dir()).require_free(lock_targets("kind", spec))
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="dim")
-    for column in columns:
-        table.add_column(column)
-    return table

@@ -10,10 +10,10 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import table_of
 from drills.engine.commands.options import fleet_of
 from fleet.forecast import Losses, PairForecast, placements_planned
 from fleet.spec import FleetSpec
@@ -72,9 +72,18 @@ def facts(spec: FleetSpec, singles: Sequence[Forecast], pairs: Sequence[PairFore
 
 def show(console: Console, spec: FleetSpec, singles: Sequence[Forecast], pairs: Sequence[PairForecast]) -> None:
     """The answers for people, those that hurt last."""
-    table = _table(
-        "cluster", "can go", "GPUs lost", "GPUs free", "models hit", "out", "all back after", "who finds no place"
+    table = table_of(
+        "cluster",
+        "can go",
+        "GPUs lost",
+        "GPUs free",
+        "models hit",
+        "out",
+        "all back after",
+        "who finds no place",
+        right=("GPUs lost", "GPUs free"),
     )
+    table.columns[0].no_wrap = True
     for one in sorted(singles, key=lambda one: (answer(one) != "yes", one.victim)):
         out = [model for model in one.models if not model.fits]
         names = ", ".join(model.model for model in out[:SHOWN]) + (
@@ -101,7 +110,7 @@ def show_pairs(console: Console, pairs: Sequence[PairForecast]) -> None:
     console.print(Text("\nTwo clusters at once, by bounds", style="bold"))
     console.print(f"{_share(words)} of {len(pairs)} pairs can go, and all that is lost finds a place.")
     bad = sorted((pair for pair in pairs if not pair.fits), key=lambda pair: (-pair.short_gpus, pair.clusters))
-    table = _table("pair", "can go", "GPUs lost", "GPUs free", "surely short of")
+    table = table_of("pair", "can go", "GPUs lost", "GPUs free", "surely short of", right=("GPUs lost", "GPUs free"))
     for pair in bad[:WORST_PAIRS]:
         counts = (pair.gpus_needed, pair.gpus_free, pair.short_gpus)
         table.add_row(" + ".join(pair.clusters), "?" if pair.fits is None else "NO", *map(str, counts))
@@ -122,10 +131,3 @@ def _word(fits: bool | None) -> str:
 
 def _share(words: Counter[str]) -> str:
     return f"{words['yes']}" + (f" (perhaps {words['unknown']} more)" if words["unknown"] else "")
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="dim")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if column.startswith("GPUs") else "left", no_wrap=number == 0)
-    return table

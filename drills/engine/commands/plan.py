@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import table_of
 from drills.engine.commands.options import plan_of, planning
 from drills.engine.nouns.guards import Guard, stop_request
 from drills.engine.safety.plan import Plan
@@ -118,7 +119,7 @@ def guards_of(plan: Plan) -> tuple[Guard, ...]:
 
 def fleet_table(plan: Plan) -> Table:
     """Clusters, their nodes and GPUs, and which of them the drill hurts."""
-    table = _table("cluster", "nodes", "GPUs", "in this drill")
+    table = table_of("cluster", "nodes", "GPUs", "in this drill")
     hurt = {mark.cluster: mark for mark in plan.marks}
     for cluster in plan.drill.fleet.clusters:
         mark = hurt.get(cluster.name)
@@ -130,7 +131,7 @@ def fleet_table(plan: Plan) -> Table:
 
 def steps_table(plan: Plan) -> Table:
     """Steps in order with the longest that each can last."""
-    table = _table("step", "at most")
+    table = table_of("step", "at most")
     for step in plan.drill.steps:
         table.add_row(step.describe(), f"{step.longest_s():g} s" if step.longest_s() else "")
     return table
@@ -138,7 +139,7 @@ def steps_table(plan: Plan) -> Table:
 
 def objectives_table(plan: Plan) -> Table:
     """Objectives with window and limit."""
-    table = _table("objective", "window", "limit")
+    table = table_of("objective", "window", "limit")
     for objective in plan.drill.objectives:
         spec = objective.spec
         sign = "≥" if spec.indicator in AT_LEAST else "≤"
@@ -149,7 +150,7 @@ def objectives_table(plan: Plan) -> Table:
 
 def guards_table(plan: Plan) -> Table:
     """Live predicates; the declared blast radius is checked before the start."""
-    table = _table("guard", "trips unless")
+    table = table_of("guard", "trips unless")
     radius = plan.drill.blast_radius
     table.add_row(
         "blast-radius", f"at most {radius.clusters} hurt at once, at least {radius.survivors} survive (checked now)"
@@ -161,7 +162,7 @@ def guards_table(plan: Plan) -> Table:
 
 def holds_table(plan: Plan) -> Table:
     """Rate, ops in a row and seconds that each recovery objective needs."""
-    table = _table("scope", "rate", "ratio", "good in a row", "takes")
+    table = table_of("scope", "rate", "ratio", "good in a row", "takes")
     for hold in plan.holds:
         table.add_row(hold.scope, f"{hold.rate_rps:.1f} rps", f"{hold.ratio:g}", str(hold.ops), f"{hold.seconds:.1f} s")
     return table
@@ -169,7 +170,7 @@ def holds_table(plan: Plan) -> Table:
 
 def forecast_table(forecast: Forecast) -> Table:
     """What each model loses, whether it fits, and the least time that its bytes need."""
-    table = _table("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not")
+    table = table_of("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not")
     for model in forecast.models:
         table.add_row(
             model.model,
@@ -194,10 +195,3 @@ def where(model: ModelForecast) -> str:
     """The nodes that its replicas go to; the first few of many."""
     more = f" and {len(model.nodes) - SHOWN} more" if len(model.nodes) > SHOWN else ""
     return ", ".join(model.nodes[:SHOWN]) + more
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=True, header_style="dim")
-    for column in columns:
-        table.add_column(column)
-    return table

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from assertions.result import ModelRecovery, ObjectiveResult, Result
+from drills.engine.commands.console import table_of
 from drills.engine.runner.run import RunOutcome
 from reports import summary
 from reports.clocks import both
 
 MARKS = {"pass": ("✓ PASS", "bold green"), "fail": ("✗ FAIL", "bold red"), "unknown": ("? UNKNOWN", "bold yellow")}
+LOOK: dict[str, Any] = {"pad_edge": False, "header_style": "bold"}
 MANY = 20
 """With more models than this only those that did not pass are listed."""
 
@@ -53,9 +56,8 @@ def print_verdict(console: Console, result: Result) -> None:
 def models_table(result: Result) -> Table:
     """Recovery against limit, a line a model; seconds since the injection."""
     limits = {o.scope.removeprefix("model:"): o for o in result.objectives if o.indicator == "recovered"}
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("model", "lost replicas", "first success", "service back", "recovered", "limit", "verdict"):
-        table.add_column(name, justify="left" if name in ("model", "verdict") else "right")
+    figures = ("lost replicas", "first success", "service back", "recovered", "limit")
+    table = table_of("model", *figures, "verdict", right=figures, **LOOK)
     shown = {
         name: m for name, m in result.models.items() if len(result.models) <= MANY or not _passed(limits.get(name))
     }
@@ -75,9 +77,8 @@ def models_table(result: Result) -> Table:
 
 def objectives_table(result: Result) -> Table:
     """Objectives other than each model's recovery: measured against limit."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("objective", "measured", "limit", "verdict"):
-        table.add_column(name, justify="left" if name in ("objective", "verdict") else "right")
+    figures = ("measured", "limit")
+    table = table_of("objective", *figures, "verdict", right=figures, **LOOK)
     for objective in result.objectives:
         if objective.indicator == "recovered" and objective.scope.removeprefix("model:") in result.models:
             continue
@@ -89,9 +90,8 @@ def objectives_table(result: Result) -> Table:
 
 def replay_table(result: Result, scale: float) -> Table:
     """Classes in both clocks: the run's seconds, and what they stand for."""
-    table = Table(box=None, pad_edge=False, header_style="bold", caption=f"1 s stands for {scale:g} s")
-    for name in ("class", "recovered", "full capacity", "second dip"):
-        table.add_column(name, justify="left" if name == "class" else "right")
+    figures = ("recovered", "full capacity", "second dip")
+    table = table_of("class", *figures, right=figures, caption=f"1 s stands for {scale:g} s", **LOOK)
     for name, found in result.classes.items():
         low, high = found.recovered_s or (0.0, None)
         back = "unaffected" if found.unaffected else both(high, scale) if high is not None else f"> {both(low, scale)}"

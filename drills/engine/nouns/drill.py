@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from drills.engine.nouns.faults import Fault, fault_problems
+from drills.engine.nouns.faults import Fault
 from drills.engine.nouns.guards import Guard, defaults
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
 from fleet.spec import FleetSpec
 from history.records import LoadSpec, Mix, StoryPost
+from loadgen.schedule import load_problems
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,7 @@ class OpenLoop(Located):
     processes: int = 1
 
     def problems(self) -> list[Problem]:
-        found = []
-        for name in ("rate_rps", "good_within_ms", "connect_timeout_s", "total_timeout_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                found.append(f"{name}={value!r}: must be a number above 0")
-        if self.shape not in ("constant", "ramp", "poisson"):
-            found.append(f"shape={self.shape!r}: must be constant, ramp or poisson")
-        if self.shape == "ramp" and self.ramp_s <= 0:
-            found.append(f"ramp_s={self.ramp_s!r}: a ramp needs more than 0 seconds")
-        if not found and self.good_within_ms > self.total_timeout_s * 1000:
-            found.append(
-                f"good_within_ms={self.good_within_ms:g} is longer than total_timeout_s={self.total_timeout_s:g}: "
-                "no answer could be that late and still be good"
-            )
+        found = load_problems(self.spec(1.0, 0))
         if self.processes < 1:
             found.append(f"processes={self.processes!r}: must be at least 1")
         return [self.problem(f"OpenLoop: {text}") for text in found]
@@ -166,7 +153,7 @@ class Drill(Located):
         found += self._order_problems()
         clusters = tuple(cluster.name for cluster in self.fleet.clusters)
         for fault in self.faults:
-            found += fault_problems(fault, self.fleet)
+            found += fault.problems(self.fleet)
         found += self._objective_problems(clusters)
         for guard in self.guards:
             found += guard.problems()

@@ -25,6 +25,7 @@ import msgspec
 import psutil
 
 from drills.engine.safety.journal import read_journal
+from history.clock import boot_id
 from history.errors import RecordingError, Refused
 from history.rundir import RunDirectory, pretty_json, write_atomic
 
@@ -187,14 +188,6 @@ def user() -> str:
         name = str(os.getuid())
     behind = os.environ.get("SUDO_USER", "")
     return f"{name} (sudo by {behind})" if behind and behind != name else name
-
-
-def boot_id() -> str:
-    """Names this boot of this host; process numbers mean nothing across boots."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
 
 
 def start_of(pid: int) -> int:
