@@ -7,7 +7,7 @@ sender.py      sends a slice of the plan at the intended times, records one op a
 locustfile.py  the Locust side: users, options, workers; the only module that imports locust
 byhand.py      prepares a run directory when locust is started by hand
 control.py     the small files by which runner and load workers talk
-process.py     LoadProcess: what the runner starts and stops; never imports locust; child.py: any such process
-probers.py     canary and cluster prober, a process of their own, and ProberProcess
+process.py     LoadProcess, ProberProcess: what the runner starts and stops; never imports locust
+probers.py     canary and cluster prober, a process of their own
 priority.py    the instrument goes first on the cores that it shares
 """

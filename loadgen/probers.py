@@ -5,7 +5,7 @@ a new connection. The *cluster prober* asks each cluster's own addresses (API an
 so records what a fault looks like from outside: refused, unreachable, time-out, reset, an HTTP status.
 
 Probes go out on a fixed grid whatever the earlier ones meet. Their ops carry a source of their own and never count in
-error rates. ``ProberProcess`` is what the runner starts and stops; the process ends by itself when the runner dies.
+error rates. ``process.py`` has what the runner starts and stops; the process ends by itself when the runner dies.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from history.op import CANARY, CLUSTER_PROBER, DROPPED, PROBE_API, PROBE_DATA, P
 from history.records import Mix, RunHeader
 from history.rundir import RunDirectory
 from history.writer import OpWriter
-from loadgen.child import PARENT_PID, Child
 from loadgen.client import Ask, Client, asks_of
 from loadgen.control import EXIT_RECORDING
 from loadgen.pool import Pool
 from loadgen.priority import go_first
+from loadgen.process import PARENT_PID
 
 PROCESS = "probers"
 CANARY_RPS = 20.0
@@ -152,31 +152,6 @@ def probe_run(run: RunDirectory, parent_pid: int, clock: Clock = now_ns) -> None
     writer.close()
     for error in [*failed, *(one.exception for one in running if one.exception is not None)]:
         raise error
-
-
-class ProberProcess:
-    """The probers' process as the runner sees it."""
-
-    def __init__(self, run: RunDirectory) -> None:
-        self._child = Child("the probers", run.logs / "probers.log")
-        self._command = (sys.executable, "-m", "loadgen.probers", str(run.path.resolve()))
-
-    @property
-    def pid(self) -> int | None:
-        """The process id, None before ``start``."""
-        return self._child.pid
-
-    def start(self) -> None:
-        """Starts probing; returns at once. The run's header must have been written."""
-        self._child.start(*self._command)
-
-    def stop(self, timeout_s: float = 5.0) -> None:
-        """Ends the probers and waits for their last records; kills them after ``timeout_s``. Safe to call twice."""
-        self._child.terminate(timeout_s)
-
-    def poll(self) -> str | None:
-        """None while the probers run; then how they ended, with the end of their log."""
-        return self._child.ended()
 
 
 def main(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""``LoadProcess``: the load as the runner sees it: start, begin, stop, wait until drained. Never imports locust.
+"""``LoadProcess`` and ``ProberProcess``: the load and the probers as the runner sees them. Never imports locust.
 
 The load runs as `python -m locust -f loadgen/locustfile.py --headless` in a process of its own (or one and its
 workers), which ends by itself when the runner dies. ``LOAD_START``, ``LOAD_STOP`` and ``LOAD_DRAINED`` are the
@@ -7,8 +7,12 @@ runner's to record: ``begin`` and ``stop`` return the instants.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +21,78 @@ from pathlib import Path
 from history.clock import NS_PER_S, now_ns
 from history.errors import BlackstartError, RecordingError
 from history.rundir import RunDirectory
-from loadgen.child import Child
 from loadgen.control import EXIT_RECORDING, ControlFiles, WorkerStatus
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+PARENT_PID = "BLACKSTART_PARENT_PID"
+"""Environment variable: a child ends when this process is no longer its parent."""
+
 _POLL_S = 0.02
+_TAIL_LINES = 15
+
+
+class Child:
+    """One process, and those that it starts, from start to end. ``name`` stands at the head of what is said of it."""
+
+    def __init__(self, name: str, log: Path) -> None:
+        self._name, self.log = name, log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before ``start``."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None before that."""
+        return self._process.poll() if self._process is not None else None
+
+    def start(self, *command: str) -> None:
+        """Starts the command in a process group of its own; returns at once."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=Path(__file__).parents[1],
+                env={**environment, PARENT_PID: str(os.getpid())},
+                start_new_session=True,  # Ctrl-C is the runner's: the load drains before it ends
+            )
+
+    def ended(self) -> str | None:
+        """None while it runs; then how it ended, with the last lines of its log."""
+        code = self.code
+        if code is None:
+            return None
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{self._name} {how}: {self.tail()}"
+
+    def terminate(self, timeout_s: float) -> None:
+        """Asks it to end, and kills it after ``timeout_s``. Safe to call twice."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout_s)
+            self.kill()
+
+    def kill(self) -> None:
+        """Ends it and all that it started, at once."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return "no log"
+        return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:]) or "nothing in its log"
 
 
 class LoadProcess:
@@ -129,6 +200,31 @@ class LoadProcess:
     def _workers(self, state: str) -> list[WorkerStatus]:
         said = self._files.workers().values() if self._last_words is None else self._last_words
         return [status for status in said if status.state == state]
+
+
+class ProberProcess:
+    """The probers' process as the runner sees it."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._child = Child("the probers", run.logs / "probers.log")
+        self._command = (sys.executable, "-m", "loadgen.probers", str(run.path.resolve()))
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None before ``start``."""
+        return self._child.pid
+
+    def start(self) -> None:
+        """Starts probing; returns at once. The run's header must have been written."""
+        self._child.start(*self._command)
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """Ends the probers and waits for their last records; kills them after ``timeout_s``. Safe to call twice."""
+        self._child.terminate(timeout_s)
+
+    def poll(self) -> str | None:
+        """None while the probers run; then how they ended, with the end of their log."""
+        return self._child.ended()
 
 
 def _free_port() -> int:

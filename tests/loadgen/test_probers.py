@@ -31,7 +31,8 @@ from history.records import Target as Entry
 from history.rundir import RunDirectory
 from loadgen.client import Client
 from loadgen.control import EXIT_RECORDING
-from loadgen.probers import Prober, ProberProcess, canary, probe_run
+from loadgen.probers import Prober, canary, probe_run
+from loadgen.process import ProberProcess
 
 if TYPE_CHECKING:
     from tests.loadgen.load_runs import ROOT, prepared, wait_for
@@ -277,7 +278,7 @@ def test_the_process_ends_with_its_parent(tmp_path: Path) -> None:
     run = prepared(tmp_path, closed_url())
     script = (
         "import time\nfrom pathlib import Path\nfrom history.rundir import RunDirectory\n"
-        f"from loadgen.probers import ProberProcess\np = ProberProcess(RunDirectory(Path({str(run.path)!r})))\n"
+        f"from loadgen.process import ProberProcess\np = ProberProcess(RunDirectory(Path({str(run.path)!r})))\n"
         "p.start()\nprint(p.pid, flush=True)\ntime.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)

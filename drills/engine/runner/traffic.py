@@ -12,8 +12,7 @@ from history.clock import NS_PER_S
 from history.errors import RecordingError
 from history.op import LOAD_DRAINED, LOAD_START, LOAD_STOP
 from history.rundir import RunDirectory
-from loadgen.probers import ProberProcess
-from loadgen.process import LoadProcess
+from loadgen.process import LoadProcess, ProberProcess
 
 DRAIN_SPARE_S = 10.0
 """The load process may take this much longer than one total time-out to drain before it is killed."""
