@@ -113,6 +113,21 @@ class PartitionControl(Protocol):
 
 
 @runtime_checkable
+class CableControl(Protocol):
+    """Cable pull: every node of the cluster runs on without a network."""
+
+    def pull_cables(self) -> None: ...
+
+    def verify_cables_pulled(self) -> tuple[Signal, ...]: ...
+
+    def plug_in(self) -> None:
+        """Each node gets its address back."""
+        ...
+
+    def verify_plugged_in(self) -> tuple[Signal, ...]: ...
+
+
+@runtime_checkable
 class ControlPlaneControl(Protocol):
     """Control-plane cut: the cluster's API is gone; what runs on its nodes runs and serves on."""
 

@@ -56,7 +56,7 @@ def test_every_sibling_of_the_issue_is_there() -> None:
         "partition",
     }
     wanted |= {"control-plane-cut", "false-restore", "weight-store-brownout", "rebuild-from-scratch"}
-    assert set(SIBLINGS) == wanted | {"corrupt-weights", "thundering-herd"}
+    assert set(SIBLINGS) == wanted | {"corrupt-weights", "thundering-herd", "cable-pull"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,6 +9,7 @@ import pytest
 
 from drills.engine.nouns import (
     Baseline,
+    CablePull,
     ControlPlaneCut,
     CorruptWeights,
     Destroy,
@@ -29,6 +30,7 @@ from history.errors import FaultError
 from history.records import Signal
 
 OF_CLUSTERS: tuple[tuple[Fault, tuple[str, str, str, str]], ...] = (
+    (CablePull("cobalt"), ("pull_cables", "verify_cables_pulled", "plug_in", "verify_plugged_in")),
     (Partition("cobalt"), ("cut_off", "verify_cut_off", "reconnect", "verify_reconnected")),
     (
         ControlPlaneCut("cobalt"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from assertions.live import Progress
 from blackstart import Baseline, BlastRadius, Drill, Inject, Observe, OpenLoop, PowerLoss, Restore, fleets
 from blackstart import objectives as o
 from drills.engine.nouns import Step, Until
+from drills.engine.safety.loader import find_all
+from drills.engine.safety.plan import make_plan
 from history.reader import Run
 
 
@@ -91,6 +94,7 @@ def test_an_impossible_load_is_refused(changes: dict[str, Any], said: str) -> No
     ("objective", "said"),
     [
         (o.recovered(within_s=-1), "must be a number that is not negative"),
+        (o.recovered(within_s=1).elsewhere(kind=-1), "must be a number that is not negative"),
         (o.recovered(within_s=5, ratio=1.0), "no finite run can prove"),
         (o.recovered(scope="model:gpt", within_s=5), "no model 'gpt'"),
         (o.recovered(scope="class:gpt", within_s=5), "no class 'gpt'"),
@@ -100,6 +104,15 @@ def test_an_impossible_load_is_refused(changes: dict[str, Any], said: str) -> No
 )
 def test_an_impossible_objective_is_refused(objective: Any, said: str) -> None:
     assert said in texts(make(objectives=[objective]))
+
+
+def test_a_limit_may_be_another_one_elsewhere() -> None:
+    boot = o.provisioned("api", within_s=3).elsewhere(kind=40)
+    assert (boot.there("local").spec.limit, boot.there("kind").spec.limit) == (3, 40)
+    assert boot.there("kind").spec.name == boot.spec.name
+    file = find_all(Path("/"))["rebuild-from-scratch"]
+    limits = {one.spec.name: one.spec.limit for one in make_plan(file, "kind", 1).drill.objectives}
+    assert limits["provisioned[gpus]"] == 50
 
 
 def test_an_objective_declared_twice_is_refused() -> None:

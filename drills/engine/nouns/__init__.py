@@ -2,6 +2,7 @@
 
 from drills.engine.nouns.drill import Ablation, BlastRadius, Drill, OpenLoop
 from drills.engine.nouns.faults import (
+    CablePull,
     ControlPlaneCut,
     CorruptWeights,
     Destroy,
@@ -23,6 +24,7 @@ __all__ = [
     "Ablation",
     "Baseline",
     "BlastRadius",
+    "CablePull",
     "ControlPlaneCut",
     "CorruptWeights",
     "Destroy",

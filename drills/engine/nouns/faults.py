@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from drills.engine.nouns.located import Located, Problem
 from fleet.protocols import (
+    CableControl,
     ControlPlaneControl,
     FreezeControl,
     PartitionControl,
@@ -135,6 +136,17 @@ class Partition(Fault):
     lacks = "cut {!r} off and let it live on; Kubernetes can: --env kind"
     clients_see = "black-hole"
     label = "{} was cut off"
+
+
+@dataclass(frozen=True)
+class CablePull(Fault):
+    """Every node of the cluster loses its network cable: it runs on, and reaches nobody, its own nodes neither."""
+
+    control = CableControl
+    asks = ("pull_cables", "verify_cables_pulled", "plug_in", "verify_plugged_in")
+    lacks = "pull the cables of {!r}; Kubernetes can: --env kind"
+    clients_see = "unreachable"
+    label = "the cables of {} were pulled"
 
 
 @dataclass(frozen=True)

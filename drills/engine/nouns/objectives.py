@@ -21,15 +21,25 @@ _PLAIN_SCOPES = ("fleet", "each model", "each class", "affected", "bystanders")
 
 @dataclass(frozen=True)
 class Objective(Located):
-    """An SLO as written in a drill script."""
+    """An SLO as written in a drill script. ``limits``: those of environments where another one holds."""
 
     spec: ObjectiveSpec
+    limits: tuple[tuple[str, float], ...] = ()
+
+    def elsewhere(self, **limits: float) -> Objective:
+        """Other limits by environment, for what an environment makes and not the fleet: ``.elsewhere(kind=40)``."""
+        return replace(self, limits=tuple(limits.items()))
+
+    def there(self, environment: str) -> Objective:
+        """As it holds in that environment."""
+        return replace(self, spec=replace(self.spec, limit=dict(self.limits).get(environment, self.spec.limit)))
 
     def problems(self, models: tuple[str, ...], classes: tuple[str, ...], clusters: tuple[str, ...]) -> list[Problem]:
         """Every mistake of this objective, given the fleet's names."""
         spec, found = self.spec, []
-        if not (math.isfinite(spec.limit) and spec.limit >= 0):
-            found.append(f"limit {spec.limit!r} {spec.unit}: must be a number that is not negative")
+        for limit in (spec.limit, *dict(self.limits).values()):
+            if not (math.isfinite(limit) and limit >= 0):
+                found.append(f"limit {limit!r} {spec.unit}: must be a number that is not negative")
         if not 0 < spec.ratio < 1:
             found.append(f"ratio={spec.ratio!r}: must lie between 0 and 1 (no finite run can prove a ratio of 1)")
         if not 0 < spec.percentile <= 100:

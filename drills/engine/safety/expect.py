@@ -14,7 +14,7 @@ from drills.engine.nouns.located import Problem
 from fleet.spec import FleetSpec, ModelSpec
 from history.records import Forecast, ModelForecast, ObjectiveSpec
 
-TAKES_CLUSTER = frozenset({"PowerLoss", "Freeze", "Partition", "Destroy"})
+TAKES_CLUSTER = frozenset({"PowerLoss", "Freeze", "Partition", "CablePull", "Destroy"})
 """Kinds of faults after which nobody is served from the victim."""
 
 

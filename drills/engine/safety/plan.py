@@ -72,6 +72,7 @@ def make_plan(
     ``expect_fail``: the user knows that the forecast excludes an objective. Starts and changes nothing.
     """
     drill = load(file)
+    drill = dataclasses.replace(drill, objectives=tuple(one.there(environment) for one in drill.objectives))
     if fleet_spec is not None:
         drill = dataclasses.replace(drill, fleet=fleet_spec)
     if problems := drill.problems():

@@ -212,6 +212,24 @@ class KindCluster(Restoration):
         """No rule left; API and data plane answer."""
         return (self._rules(False), *self._planes_are(lambda answer: answer.ok))
 
+    # -- cables -----------------------------------------------------------------------------------------------------
+
+    def pull_cables(self) -> None:
+        """``docker network disconnect`` of every node container."""
+        containers.pull(self._topology.containers)
+
+    def verify_cables_pulled(self) -> tuple[Signal, ...]:
+        """Containers run without an address; API and data plane silent."""
+        return (self._all_in("running"), self._connected(False), *self._planes_are(lambda answer: answer.how in SILENT))
+
+    def plug_in(self) -> None:
+        """``docker network connect`` of each at its own address."""
+        containers.plug_in(self._topology.containers, self._home.state.addresses)
+
+    def verify_plugged_in(self) -> tuple[Signal, ...]:
+        """Every container has its address; API and agents answer."""
+        return (self._connected(True), *self._planes_are(lambda answer: answer.ok))
+
     # -- control plane ----------------------------------------------------------------------------------------------
 
     def cut_control_plane(self) -> None:
@@ -336,6 +354,11 @@ class KindCluster(Restoration):
         found = containers.inspect(self._topology.containers)
         seen = ", ".join(f"{one.name} {one.state}" for one in found)
         return Signal("containers", bool(found) and all(one.state == state for one in found), seen)
+
+    def _connected(self, wanted: bool) -> Signal:
+        found = containers.inspect(self._topology.containers)
+        seen = ", ".join(f"{one.name} {one.address or 'has no address'}" for one in found)
+        return Signal("cables", bool(found) and all(bool(one.address) == wanted for one in found), seen)
 
     def _rules(self, wanted: bool) -> Signal:
         found: list[bool] = []

@@ -70,8 +70,9 @@ def of_cluster(kind_name: str) -> tuple[Container, ...]:
 def labelled(label: str = LABEL) -> tuple[Container, ...]:
     """The containers with a label; without one, those of all kind clusters."""
     found = ask_engine(f"/containers/json?all=1&filters={quote(json.dumps({'label': [label]}))}")
-    if found is not None:
-        return inspect(one["Names"][0].removeprefix("/") for one in found)
+    if found is not None:  # one that goes, or is only being made, meanwhile is not there
+        told = (ask_engine(f"/containers/{one['Id']}/json") for one in found)
+        return tuple(_container(one) for one in told if one)
     return inspect(docker("ps", "--all", "--filter", f"label={label}", "--format", "{{.Names}}").split())
 
 
@@ -138,6 +139,19 @@ def keep_address(name: str, address: str) -> None:
     if address:
         docker("network", "disconnect", "--force", NETWORK, name)
         docker("network", "connect", "--ip", address, NETWORK, name)
+
+
+def pull(names: Iterable[str]) -> None:
+    """Takes containers off the fleet's network while they run."""
+    connected = [one.name for one in inspect(names) if one.address]
+    at_once(lambda name: docker("network", "disconnect", "--force", NETWORK, name), connected)
+
+
+def plug_in(names: Iterable[str], addresses: Mapping[str, str]) -> tuple[str, ...]:
+    """Puts running containers that are off the fleet's network back on it, each at its own address; which."""
+    pulled = tuple(one.name for one in inspect(names) if one.state in ("running", "paused") and not one.address)
+    at_once(lambda name: docker("network", "connect", "--ip", addresses[name], NETWORK, name), pulled)
+    return pulled
 
 
 def remove(names: Iterable[str]) -> None:

@@ -50,6 +50,7 @@ def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder)
         containers.start(wanted, state.addresses)
         containers.weigh(wanted, containers.FULL_SHARES)
         done.append(f"{name} started again")
+    done += [f"{one} plugged in again" for one in containers.plug_in(wanted, state.addresses)]
     for one in wanted:
         with contextlib.suppress(FleetError):
             if faults.HOLE in containers.execute(one, faults.SHOW):

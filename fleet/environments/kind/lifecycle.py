@@ -143,6 +143,7 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
             )
         containers.unpause(cluster.containers)
         containers.start(cluster.containers, state.addresses)
+        containers.plug_in(cluster.containers, state.addresses)
     if state.spec != spec:
         say(f"the clusters are up; what runs on them becomes that of {spec.name}")
         state = _reshaped(state, spec, folder)

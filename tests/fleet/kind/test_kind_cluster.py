@@ -17,6 +17,7 @@ from fleet.environments.kind.state import FleetState, Folder, state_root
 from fleet.environments.kind.topology import topology
 from fleet.environments.local.ask import Answer
 from fleet.protocols import (
+    CableControl,
     Cluster,
     ControlPlaneControl,
     FreezeControl,
@@ -60,6 +61,9 @@ class FakeDocker:
         if words[:2] == ("network", "inspect"):
             raise FleetError("no such network", hint="")
         self.calls.append(words)
+        if verb == "network":
+            networks = {"blackstart": {"IPAddress": words[3]}} if words[1] == "connect" else {}
+            self.boxes[words[-1]]["NetworkSettings"]["Networks"] = networks
         if verb == "exec":
             return self._exec(words[1], words[-1])
         after = {"kill": "exited", "start": "running", "pause": "paused", "unpause": "running"}
@@ -144,7 +148,15 @@ def good(signals: tuple[Any, ...]) -> list[bool]:
 
 
 def test_it_has_every_control(cobalt: KindCluster, folder: Folder) -> None:
-    for protocol in (Cluster, PowerControl, FreezeControl, PartitionControl, ControlPlaneControl, RebuildControl):
+    for protocol in (
+        Cluster,
+        PowerControl,
+        FreezeControl,
+        PartitionControl,
+        CableControl,
+        ControlPlaneControl,
+        RebuildControl,
+    ):
         assert isinstance(cobalt, protocol)
     assert isinstance(cobalt, TrafficControl)
     assert isinstance(KindFleet(fleets.three_clusters(), folder=folder), StoreControl)
@@ -223,6 +235,26 @@ def test_a_partition_spares_the_clusters_own_nodes_and_pods(
     cobalt.reconnect()
     answers(monkeypatch, OK, OK)
     assert good(cobalt.verify_reconnected()) == [True, True, True]
+
+
+def test_pulled_cables_leave_running_containers_without_an_address(
+    cobalt: KindCluster, fake: FakeDocker, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cobalt.pull_cables()
+    assert {call[-1] for call in fake.calls} == set(topology(fleets.three_clusters())[1].containers)
+    answers(monkeypatch, GONE, GONE)
+    assert good(cobalt.verify_cables_pulled()) == [True, True, True, True]
+    assert good(cobalt.verify_plugged_in()) == [False, False, False]
+    cobalt.plug_in()
+    answers(monkeypatch, OK, OK)
+    assert good(cobalt.verify_plugged_in()) == [True, True, True]
+    assert not any(good(cobalt.verify_cables_pulled())[1:])
+    assert [one.address for one in containers.of_cluster("blackstart-cobalt")] == [
+        "172.29.0.5", "172.29.0.6", "172.29.0.7",
+    ]  # fmt: skip
+    cobalt.pull_cables()
+    assert len([line for line in restore(facts(folder, found_up=True)) if "plugged in" in line]) == 3
+    assert restore(facts(folder, found_up=True)) == ()
 
 
 def test_a_control_plane_cut_wants_the_data_plane_alive(
