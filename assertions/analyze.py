@@ -19,16 +19,10 @@ from assertions.holds import relapses
 from assertions.objectives import judge_objective
 from assertions.phases import EVENT_PHASES, Phases, latest
 from assertions.recovery import Recovery
-from assertions.result import (
-    ForecastRow,
-    Interval,
-    ModelRecovery,
-    Result,
-    Totals,
-    WindowSpan,
-)
+from assertions.result import ForecastRow, ModelRecovery, Result, Totals, WindowSpan
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.validity import validity
+from history.op import OBSERVER
 from history.reader import Run
 from history.rundir import RunDirectory, pretty_json
 
@@ -46,17 +40,13 @@ ARTEFACTS = tuple(
 def analyze(run: Run) -> Result:
     """Judges one run: every measure, every objective, every check."""
     case = Case.of(run)
-    fleet_scope = Scope("fleet", case.scopes.models)
-    named = {f"model:{name}": Scope(name, (name,)) for name in case.scopes.models}
-    named |= {f"class:{name}": Scope(name, members) for name, members in case.scopes.classes().items()}
+    named = {"fleet": Scope("fleet", case.models)}
+    named |= {f"model:{name}": Scope(name, (name,)) for name in case.models}
+    named |= {f"class:{name}": Scope(name, members) for name, members in case.classes.items()}
     judged = {key: _recovery(case, key, scope) for key, scope in named.items()}
-    fleet = _recovery(case, "fleet", fleet_scope) if case.edges.injected is not None else None
-    models = {
-        key.removeprefix("model:"): _with_canary(case, key.removeprefix("model:"), r)
-        for key, r in judged.items()
-        if key.startswith("model:")
-    }
-    classes = {key.removeprefix("class:"): r for key, r in judged.items() if key.startswith("class:")}
+    fleet = judged["fleet"] if case.edges.injected is not None else None
+    models = {name: _with_canary(case, name, judged[f"model:{name}"]) for name in case.models}
+    classes = {name: judged[f"class:{name}"] for name in case.classes}
     objectives = tuple(result for spec in run.header.objectives for result in judge_objective(case, spec))
     measured = validity(case)
     checks = measured.checks + happened.checks(case)
@@ -70,7 +60,7 @@ def analyze(run: Run) -> Result:
         reasons=headline.reasons(checks, objectives, models),
         headline=headline.headline(case, verdict, checks, fleet, models),
         faults=happened.faults(case),
-        windows=_windows(case, {"fleet": fleet_scope} | named),
+        windows=_windows(case, named),
         fleet=fleet,
         models=models,
         classes=classes,
@@ -105,22 +95,20 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
     ratio = case.ratio(key)
     found = case.recovery(scope, ratio) if case.edges.injected is not None else Recovery(ratio, False)
     members = [case.phases[model] for model in scope.models]
-    bounds: dict[str, Interval] = dict(members[0].bounds if len(members) == 1 else latest(members))
-    ops_bounds = {
+    found_bounds = {name: latest(m.bounds.get(name) for m in members if m.lost) for name in EVENT_PHASES}
+    found_bounds |= {
         "first_success": found.first_success,
         "service_back": found.service_back,
         "recovered": found.recovered,
         "warm": case.warmth(scope, ratio).bounds if case.edges.injected is not None else None,
     }
-    bounds |= {name: interval for name, interval in ops_bounds.items() if interval is not None}
-
-    def end_s(name: str) -> float | None:
-        return bounds[name][1] if name in bounds else None
-
+    bounds = {name: interval for name, interval in found_bounds.items() if interval is not None}
     classes = {m.name: m.model_class for m in case.run.header.fleet.models}
     rows = case.rows(scope)
     failback = case.load.state[rows][case.load.in_window("failback")[rows]]
-    ends: dict[str, Any] = {f"{name}_s": end_s(name) for name in (*EVENT_PHASES, "first_success", "warm")}
+    ends: dict[str, Any] = {
+        f"{name}_s": bounds.get(name, (0.0, None))[1] for name in (*EVENT_PHASES, "first_success", "warm")
+    }
     return ModelRecovery(
         **ends,
         service_back_s=found.service_back,
@@ -205,7 +193,7 @@ def _forecast(case: Case) -> tuple[ForecastRow, ...]:
     rows = []
     for one in forecast.models:
         actual = case.phases.get(one.model, Phases())
-        seen = actual.lost > 0 and case.sight.observer
+        seen = actual.lost > 0 and OBSERVER in case.heard
         reload_s = actual.reload_s
         compared = reload_s / one.reload_s if reload_s is not None and one.reload_s else None
         rows.append(
@@ -231,7 +219,7 @@ def _telemetry(case: Case) -> dict[str, Any]:
             continue
         for name, ask in (("cache_hit_ratio", telemetry.cache_hit_ratio), ("store_bytes", telemetry.store_bytes)):
             try:
-                found.setdefault(window, {})[name] = ask(case.run.history, *bounds)
+                found.setdefault(window, {})[name] = ask(case.run, bounds)
             except telemetry.NoTelemetry:
                 continue
     return found

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from assertions.case import Case
-from assertions.result import Check, Interval
+from assertions.measure import Answer
+from assertions.result import Interval
 from assertions.scopes import Scope
 from history.clock import NS_PER_S
 from history.op import CANARY
@@ -58,14 +59,14 @@ def outage(case: Case, ops: Requests) -> Outage | None:
     return Outage(len(failed), int(ops.t_intended[failed[0]]), until, (low, high))
 
 
-def agrees(case: Case) -> Check | None:
+def agrees(case: Case) -> Answer:
     """Whether new connections met the outage that the load met; None where no model lived in the victims alone."""
     placements = case.run.header.fleet.placements
-    alone = [m for m in case.scopes.affected if case.scopes.lost(m) == sum(p.model == m for p in placements)]
+    alone = [m for m in case.affected if case.lost(m) == sum(p.model == m for p in placements)]
     if not alone:
         return None
     if not len(_probes(case)):
-        return Check("new connections agree", "unknown", "the canary left no record")
+        return False, "the canary left no record"
     said, wrong = [], False
     for model in alone:
         seen = probes(case, model)
@@ -77,7 +78,7 @@ def agrees(case: Case) -> Check | None:
         text, ok = _compare(case, seen, outage(case, case.load.ops.take(rows)))
         said.append(f"{model}: {text}")
         wrong = wrong or not ok
-    return Check("new connections agree", "unknown" if wrong else "pass", "; ".join(said[:8]))
+    return not wrong, "; ".join(said[:8])
 
 
 def _compare(case: Case, seen: Requests, load: Outage | None) -> tuple[str, bool]:

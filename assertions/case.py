@@ -10,11 +10,12 @@ from functools import cached_property
 
 import numpy as np
 
-from assertions.phases import Phases, Sight, phases, sight
+from assertions.measure import Unknown
+from assertions.phases import Phases, phases
 from assertions.recovery import Recovery, recovery
-from assertions.scopes import Bools, Load, Rows, Scope, Scopes, judge, promised_ratio
+from assertions.scopes import Load, Rows, Scope, judge, promised_ratio
 from assertions.warmth import Warmth, warmth
-from assertions.windows import Edges, edges
+from assertions.windows import RUN_WINDOWS, Edges, edges
 from history.clock import NS_PER_MS, NS_PER_S
 from history.reader import Run
 
@@ -25,12 +26,11 @@ NEAR_NS = 2 * NS_PER_S
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A run, its edges, its judged load, its scopes."""
+    """A run, its edges and its judged load. ``affected``: models with a replica in a victim when the baseline ended."""
 
     run: Run
     edges: Edges
     load: Load
-    scopes: Scopes
     _recoveries: dict[tuple[Scope, float], Recovery] = field(default_factory=dict)
     _rows: dict[Scope, Rows] = field(default_factory=dict)
 
@@ -38,17 +38,71 @@ class Case:
     def of(cls, run: Run) -> Case:
         """Reads the edges and judges every load op."""
         found = edges(run)
-        return cls(run, found, judge(run, found), Scopes(run.header, found.victims))
+        return cls(run, found, judge(run, found))
 
     @cached_property
-    def sight(self) -> Sight:
-        """Who reported events."""
-        return sight(self.run.history)
+    def models(self) -> tuple[str, ...]:
+        """Every model of the fleet, in its declared order."""
+        return tuple(model.name for model in self.run.header.fleet.models)
+
+    @cached_property
+    def affected(self) -> tuple[str, ...]:
+        """Models with at least one replica in a victim when the baseline ended."""
+        return tuple(name for name in self.models if self.lost(name))
+
+    @cached_property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """Class -> its models, in declared order."""
+        found: dict[str, tuple[str, ...]] = {}
+        for model in self.run.header.fleet.models:
+            found[model.model_class] = (*found.get(model.model_class, ()), model.name)
+        return found
+
+    def lost(self, model: str) -> int:
+        """Replicas of ``model`` that were in a victim when the baseline ended."""
+        return sum(p.model == model and p.cluster in self.edges.victims for p in self.run.header.fleet.placements)
+
+    def scopes(self, name: str) -> tuple[Scope, ...]:
+        """The scopes that a ScopeName stands for: several for ``each …``; ``ValueError`` for one that nobody has."""
+        groups = {
+            "fleet": (Scope("fleet", self.models),),
+            "each model": tuple(Scope(model, (model,)) for model in self.models),
+            "each class": tuple(Scope(label, members) for label, members in self.classes.items()),
+            "affected": (Scope("affected", self.affected),),
+            "bystanders": (Scope("bystanders", tuple(m for m in self.models if m not in self.affected)),),
+        }
+        kind, _, rest = name.partition(":")
+        if kind in ("model", "class"):
+            found = tuple(scope for scope in groups[f"each {kind}"] if scope.label == rest)
+        elif kind == "served by" and any(cluster.name == rest for cluster in self.run.header.fleet.clusters):
+            found = (Scope(name, self.models, served_by=rest),)
+        else:
+            found = groups.get(name, ())
+        if not found:
+            raise ValueError(f"scope {name!r}: this fleet has no such model, class or cluster")
+        return found
+
+    @cached_property
+    def heard(self) -> frozenset[str]:
+        """The sources that reported any event: of all others silence means nothing."""
+        return frozenset(op.source for op in self.run.history.events)
+
+    def hear(self, source: str) -> None:
+        """``Unknown`` where this source reported nothing in the run."""
+        if source not in self.heard:
+            raise Unknown(f"no {source} reported anything in this run")
+
+    def window_ns(self, name: str) -> tuple[int, int]:
+        """[start, end) of a window that is not a scope's own; ``Unknown`` where the run has none of this name."""
+        bounds = self.edges.bounds_ns(name)
+        if bounds is None:
+            raise Unknown(f"the run has no window {name!r} of its own")
+        return bounds
 
     @cached_property
     def phases(self) -> dict[str, Phases]:
         """The phases of each model."""
-        return {model: phases(self.run, self.edges, self.scopes, model) for model in self.scopes.models}
+        return {model: phases(self, model) for model in self.models}
 
     @cached_property
     def lag_ms(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -77,18 +131,16 @@ class Case:
         """When the scope was warm again, after its recovery at ``ratio``."""
         return warmth(self.load, self.rows(scope), self.recovery(scope, ratio))
 
-    def in_window(self, scope: Scope, window: str, ratio: float) -> Bools:
-        """True for each of the scope's rows in a window; ``outage``, ``degraded`` and ``hold`` are the scope's own."""
+    def rows_in(self, scope: Scope, window: str, ratio: float) -> Rows:
+        """The scope's rows in a window; ``outage``, ``degraded`` and ``hold`` are the scope's own at ``ratio``."""
         rows = self.rows(scope)
-        if window in ("drill", "baseline", "fault", "failback"):
-            inside: Bools = self.load.in_window(window)[rows]
-            return inside
+        if window in RUN_WINDOWS:
+            return rows[self.load.in_window(window)[rows]]
         for name, start_s, end_s in spans(self.recovery(scope, ratio), self.edges):
             if name == window:
                 start, end = (self.edges.zero + round(s * NS_PER_S) for s in (start_s, end_s))
-                within: Bools = self.load.between(start, end)[rows]
-                return within
-        return np.zeros(len(rows), np.bool_)
+                return rows[self.load.between(start, end)[rows]]
+        return rows[:0]
 
     def ratio(self, scope_name: str) -> float:
         """The ratio that a scope's recovery must prove."""

@@ -10,21 +10,13 @@ from __future__ import annotations
 from collections import Counter
 
 from assertions.case import Case
-from assertions.measure import Measure
+from assertions.measure import Measure, Unknown
 from assertions.phases import stamp_ns
 from assertions.scopes import Scope
-from assertions.telemetry import NoTelemetry, increases, store_bytes
+from assertions.telemetry import increases, store_bytes
+from history import op as kinds
 from history.clock import NS_PER_S
-from history.op import (
-    FAULT_HEALED,
-    PROVISIONED,
-    REPLICA_FAILED,
-    REPLICA_GONE,
-    REPLICA_READY,
-    REPLICA_WEIGHTS,
-    WATCH_GAP,
-    Op,
-)
+from history.op import OBSERVER, Op
 from history.records import ObjectiveSpec
 
 GONE_FAULTS = ("PowerLoss", "Destroy")
@@ -37,9 +29,8 @@ def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """How many models did other than the forecast said: who fits recovers, who does not finds no place."""
     forecast = case.run.header.forecast
     if forecast is None or forecast.victim not in case.edges.victims:
-        return Measure(None, "the run has no forecast for its victim", verdict="unknown")
-    if not case.sight.observer:
-        return Measure(None, "no observer reported anything in this run", verdict="unknown")
+        raise Unknown("the run has no forecast for its victim")
+    case.hear(OBSERVER)
     told, wrong = [], 0
     for one in forecast.models:
         if not one.replicas_lost or one.undecided:
@@ -53,15 +44,14 @@ def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
         said, was = "fits" if one.fits else "does not fit", "placed" if placed else "not placed"
         told.append(f"{one.model}: forecast {said}; {was}, {'recovered' if back else 'not recovered'}")
     if not told:
-        return Measure(None, "the victim held nothing: there was nothing to forecast", verdict="unknown")
+        raise Unknown("the victim held nothing: there was nothing to forecast")
     return Measure((wrong, wrong), "; ".join(told), f"{wrong} of {len(told)} wrong" if wrong else "right")
 
 
 def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """The longest time for which a model had more ready replicas than declared, in the window."""
-    window = case.edges.bounds_ns(spec.window)
-    if window is None or not case.sight.observer:
-        return Measure(None, f"nobody reported replicas in the window {spec.window!r}", verdict="unknown")
+    window = case.window_ns(spec.window)
+    case.hear(OBSERVER)
     worst_ns, where = 0, "no model had more ready replicas than declared"
     for model in scope.models:
         longest_ns, since_ns, count = _longest_excess(case, model, *window)
@@ -71,7 +61,7 @@ def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
             where = (
                 f"{model} had {count} ready replicas too many for {longest_ns / NS_PER_S:.2f} s from {at_s:.2f} s on"
             )
-    gaps = [gap for gap in case.run.history.of_kind(WATCH_GAP) if window[0] <= gap.t_intended < window[1]]
+    gaps = [gap for gap in case.run.history.of_kind(kinds.WATCH_GAP) if window[0] <= gap.t_intended < window[1]]
     unseen_s = sum(min(stamp_ns(gap), window[1]) - gap.t_intended for gap in gaps) / NS_PER_S
     if gaps:
         where += f"; nobody saw {', '.join(sorted({gap.cluster for gap in gaps}))} for {unseen_s:.2f} s"
@@ -102,22 +92,22 @@ def _changes(case: Case, model: str) -> list[tuple[int, bool, frozenset[tuple[st
         (p.cluster, p.replica) for p in header.fleet.placements if p.model == model and p.cluster in edges.victims
     )
     made = []
-    kinds = {mark.kind for mark in header.faults if mark.cluster in edges.victims}
-    if edges.injected is not None and not kinds <= set(SERVING_FAULTS):
+    hits = {mark.kind for mark in header.faults if mark.cluster in edges.victims}
+    if edges.injected is not None and not hits <= set(SERVING_FAULTS):
         made.append((edges.injected, False, lost))
-        if edges.healed is not None and not kinds & set(GONE_FAULTS):
+        if edges.healed is not None and not hits & set(GONE_FAULTS):
             made.append((edges.healed, True, lost))
     for op in case.run.history.events:
-        if op.model == model and op.kind in (REPLICA_READY, REPLICA_GONE, REPLICA_FAILED):
-            made.append((stamp_ns(op), op.kind == REPLICA_READY, frozenset({(op.cluster, op.replica)})))
+        if op.model == model and op.kind in (kinds.REPLICA_READY, kinds.REPLICA_GONE, kinds.REPLICA_FAILED):
+            made.append((stamp_ns(op), op.kind == kinds.REPLICA_READY, frozenset({(op.cluster, op.replica)})))
     return sorted(made, key=lambda change: change[0])
 
 
 def serves_again(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """Seconds from the moment at which the victim was declared restored to its first good answer to a user."""
-    declared = [op for op in case.run.history.of_kind(FAULT_HEALED) if op.outcome == "ok" and op.cluster]
+    declared = [op for op in case.run.history.of_kind(kinds.FAULT_HEALED) if op.outcome == "ok" and op.cluster]
     if not declared or case.edges.healed is None:
-        return Measure(None, "no cluster was declared restored", verdict="unknown")
+        raise Unknown("no cluster was declared restored")
     at_ns, cluster = stamp_ns(declared[0]), declared[0].cluster
     ops = case.load.ops
     rows = case.load.ok & ops.cluster.where(cluster) & (ops.t_first_byte >= case.edges.healed)
@@ -137,10 +127,10 @@ def _signal_names(op: Op) -> str:
 
 def provisioned(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """Seconds from the restore call until a stage of the victim's provisioning (the last without a name) was ok."""
-    stages = [op for op in case.run.history.of_kind(PROVISIONED) if spec.stage in ("", op.detail.get("stage"))]
+    stages = [op for op in case.run.history.of_kind(kinds.PROVISIONED) if spec.stage in ("", op.detail.get("stage"))]
     if case.edges.healed is None or not stages:
         missing = f"no stage {spec.stage!r} of a restore was seen" if spec.stage else "no restore was seen"
-        return Measure(None, missing, verdict="unknown")
+        raise Unknown(missing)
     last = max(stages, key=stamp_ns)
     seconds = (stamp_ns(last) - last.t_intended) / NS_PER_S
     bounds = (seconds, seconds if last.outcome == "ok" else None)
@@ -149,19 +139,18 @@ def provisioned(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 def store_copies(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """Bytes that stores sent in the window over the bytes of the models that each cluster had to load, once each."""
-    window = case.edges.bounds_ns(spec.window)
-    if window is None or not case.sight.observer:
-        return Measure(None, f"nobody reported replicas in the window {spec.window!r}", verdict="unknown")
+    window = case.window_ns(spec.window)
+    case.hear(OBSERVER)
     loads = [
-        op for op in case.run.history.of_kind(REPLICA_WEIGHTS) if window[0] <= stamp_ns(op) < window[1] and op.model
+        op
+        for op in case.run.history.of_kind(kinds.REPLICA_WEIGHTS)
+        if window[0] <= stamp_ns(op) < window[1] and op.model
     ]
     size = {model.name: model.weight_bytes for model in case.run.header.fleet.models}
     needed = sum(size.get(model, 0) for model, _ in {(op.model, op.cluster) for op in loads})
     if not needed:
-        return Measure(None, "no replica loaded weights in the window", verdict="unknown")
-    if not case.run.header.prometheus:
-        raise NoTelemetry("this run had no Prometheus")
-    sent = store_bytes(case.run.history, *window)
+        raise Unknown("no replica loaded weights in the window")
+    sent = store_bytes(case.run, window)
     replicas = Counter(op.model for op in loads)
     most = ", ".join(f"{count} of {model}" for model, count in replicas.most_common(3))
     evidence = f"stores sent {sent / 2**20:.1f} MiB for {needed / 2**20:.1f} MiB, once a cluster; loads: {most}"
@@ -172,7 +161,7 @@ def busy_honoured(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """How often a store that had answered 503 was asked again before the time it gave had passed."""
     busy = _counted(case, spec, "store_busy")
     if busy < 1:
-        return Measure(None, "no store answered 503: there was nothing to honour", verdict="unknown")
+        raise Unknown("no store answered 503: there was nothing to honour")
     early = _counted(case, spec, "store_impatient")
     return Measure((early, early), f"{busy:.0f} answers were 503 with Retry-After; {early:.0f} askers came too early")
 
@@ -184,7 +173,4 @@ def corrupt_caught(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 
 def _counted(case: Case, spec: ObjectiveSpec, query: str) -> float:
-    window = case.edges.bounds_ns(spec.window)
-    if window is None or not case.run.header.prometheus:
-        raise NoTelemetry("this run had no Prometheus" if window else f"the run has no window {spec.window!r}")
-    return sum(grown for _, grown in increases(case.run.history, query, *window))
+    return sum(grown for _, grown in increases(case.run, query, case.window_ns(spec.window)))

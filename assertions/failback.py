@@ -13,14 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from assertions.case import Case
-from assertions.measure import Measure
+from assertions.measure import Measure, Unknown
 from assertions.phases import event_bounds, stamp_ns
 from assertions.recovery import first_byte_ns
 from assertions.result import Interval
-from assertions.scopes import Load, Scope, Scopes
-from assertions.windows import Edges
+from assertions.scopes import Load, Scope
 from history.op import FAULT_HEALED, OBSERVER, REPLICA_FAILED, REPLICA_GONE, REPLICA_READY, WATCH_GAP
-from history.reader import Run
 from history.records import ObjectiveSpec
 
 Key = tuple[str, str, str]
@@ -51,21 +49,21 @@ class _Change:
     key: Key
 
 
-def homecoming(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Homecoming:
+def homecoming(case: Case) -> Homecoming:
     """Replays what clusters said and who answered, from the injection on."""
-    lost = {model: scopes.lost(model) for model in scopes.affected}
+    victims, lost = case.edges.victims, {model: case.lost(model) for model in case.affected}
     standing: set[Key] = set()
     since: Interval | None = None
 
     def home() -> int:
-        counts = (sum(k[0] == model and k[1] in scopes.victims for k in standing) for model in lost)
+        counts = (sum(k[0] == model and k[1] in victims for k in standing) for model in lost)
         return sum(min(count, most) for count, most in zip(counts, lost.values(), strict=True))
 
     def strange() -> int:
-        return sum(key[1] not in scopes.victims for key in standing)
+        return sum(key[1] not in victims for key in standing)
 
     whole = sum(lost.values())
-    for change in sorted(_changes(run, edges, scopes, load), key=lambda change: change.t_ns):
+    for change in sorted(_changes(case), key=lambda change: change.t_ns):
         (standing.add if change.comes else standing.discard)(change.key)
         if home() < whole or strange():
             since = None
@@ -74,24 +72,25 @@ def homecoming(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Homecoming
     return Homecoming(whole, home(), strange(), since)
 
 
-def _changes(run: Run, edges: Edges, scopes: Scopes, load: Load) -> Iterator[_Change]:
-    homes = {(p.model, p.cluster, p.replica) for p in run.header.fleet.placements if p.model in scopes.affected}
-    gaps, ended = run.history.of_kind(WATCH_GAP), set[Key]()
-    for op in run.history.of_kind(REPLICA_READY, REPLICA_FAILED, REPLICA_GONE):
+def _changes(case: Case) -> Iterator[_Change]:
+    edges, load, history = case.edges, case.load, case.run.history
+    homes = {(p.model, p.cluster, p.replica) for p in case.run.header.fleet.placements if p.model in case.affected}
+    ended = set[Key]()
+    for op in history.of_kind(REPLICA_READY, REPLICA_FAILED, REPLICA_GONE):
         t, key = stamp_ns(op), (op.model, op.cluster, op.replica)
-        if op.model not in scopes.affected or edges.injected is None or t < edges.injected:
+        if op.model not in case.affected or edges.injected is None or t < edges.injected:
             continue
         if op.kind != REPLICA_READY:
             ended.add(key)
         back = edges.heal_of(op.cluster)
-        if (back is not None and t >= back) if op.cluster in scopes.victims else key not in homes:
-            yield _Change(t, event_bounds(edges, gaps, op), op.kind == REPLICA_READY, key)
+        if (back is not None and t >= back) if op.cluster in edges.victims else key not in homes:
+            yield _Change(t, event_bounds(case, op), op.kind == REPLICA_READY, key)
     for key in sorted(homes - ended):
         back = edges.heal_of(key[1])
-        row = -1 if back is None or key[1] not in scopes.victims else _first_answer(load, key, back)
-        if row >= 0 and back is not None:
-            sent, answered = max(back, int(load.ops.t_intended[row])), first_byte_ns(load, row)
-            yield _Change(answered, (edges.seconds(sent), edges.seconds(answered)), True, key)
+        if back is None or key[1] not in edges.victims or (row := _first_answer(load, key, back)) < 0:
+            continue
+        sent, answered = max(back, int(load.ops.t_intended[row])), first_byte_ns(load, row)
+        yield _Change(answered, (edges.seconds(sent), edges.seconds(answered)), True, key)
 
 
 def failed_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
@@ -99,10 +98,9 @@ def failed_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     edges, victims = case.edges, case.edges.victims
     clocks = [_restored_ns(case, victim) for victim in victims]
     if not victims or None in clocks:
-        return Measure(None, "not every victim was restored", verdict="unknown")
-    if not case.sight.observer:
-        return Measure(None, "no observer reported anything in this run", verdict="unknown")
-    found = homecoming(case.run, edges, case.scopes, case.load)
+        raise Unknown("not every victim was restored")
+    case.hear(OBSERVER)
+    found = homecoming(case)
     if not found.lost:
         return Measure((0.0, 0.0), "no replica was lost", "nothing lost")
     where = " and ".join(victims)

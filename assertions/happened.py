@@ -5,25 +5,20 @@ Called by ``analyze``. Reads runner events, cluster probes and load ops; a faile
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from assertions import canary
 from assertions.case import Case
+from assertions.measure import Answer, checked
+from assertions.phases import stamp_ns
 from assertions.result import Check, FaultResult, Seen
+from history import op as kinds
 from history.clock import NS_PER_MS
-from history.op import (
-    CLUSTER_PROBER,
-    FAULT_HEAL,
-    FAULT_HEALED,
-    FAULT_INJECT,
-    FAULT_VERIFIED,
-    PROBE_API,
-    PROBE_DATA,
-    RESTORE_STAGE,
-    Op,
-)
+from history.op import Op
 from history.reader import Requests
 from history.records import FaultMark, Signal
 
@@ -40,15 +35,8 @@ _FOREVER_NS = 10**15
 
 def checks(case: Case) -> tuple[Check, ...]:
     """Every check of one run, in the order in which things happen."""
-    if case.edges.injected is None:
-        return (Check("fault injected", "unknown", "nothing happened: no fault was injected"),)
-    made = [Check("fault injected", "pass", f"{', '.join(case.edges.victims) or 'no cluster'} at 0 s"), _not_noop(case)]
-    made += [_verified(case), _probed(case), _in_flight(case)]
-    made += [check for check in (_had_served(case), canary.agrees(case)) if check is not None]
-    if case.edges.healed is not None:
-        made.append(_healed(case))
-    made += _stages(case) + _windows(case)
-    return tuple(made)
+    questions = CHECKS if case.edges.injected is not None else CHECKS[:1]
+    return checked((name, partial(ask, case)) for name, ask in questions)
 
 
 def faults(case: Case) -> tuple[FaultResult, ...]:
@@ -77,7 +65,7 @@ class _Hit:
 
 def _hits(case: Case) -> tuple[_Hit, ...]:
     history, marks = case.run.history, case.run.header.faults
-    injections, made = history.of_kind(FAULT_INJECT), []
+    injections, made = history.of_kind(kinds.FAULT_INJECT), []
     for number, op in enumerate(injections):
         again = [o.t_intended for o in injections[number + 1 :] if o.cluster == op.cluster and op.cluster]
         until = min(again, default=case.edges.stop + _FOREVER_NS)
@@ -87,44 +75,44 @@ def _hits(case: Case) -> tuple[_Hit, ...]:
 
         own = marks[number] if number < len(marks) and marks[number].cluster == op.cluster else None
         mark = own or next((m for m in marks if m.cluster == op.cluster), FaultMark("unknown", op.cluster, "", ""))
-        heal = next(iter(mine(FAULT_HEAL, op.t_intended)), None)
-        healed = () if heal is None else mine(FAULT_HEALED, heal.t_intended)
-        made.append(_Hit(op, mark, mine(FAULT_VERIFIED, op.t_intended), heal, healed))
+        heal = next(iter(mine(kinds.FAULT_HEAL, op.t_intended)), None)
+        healed = () if heal is None else mine(kinds.FAULT_HEALED, heal.t_intended)
+        made.append(_Hit(op, mark, mine(kinds.FAULT_VERIFIED, op.t_intended), heal, healed))
     return tuple(made)
 
 
-def _check(name: str, ok: bool, detail: str) -> Check:
-    return Check(name, "pass" if ok else "unknown", detail)
+def _injected(case: Case) -> Answer:
+    if case.edges.injected is None:
+        return False, "nothing happened: no fault was injected"
+    return True, f"{', '.join(case.edges.victims) or 'no cluster'} at 0 s"
 
 
-def _not_noop(case: Case) -> Check:
+def _not_noop(case: Case) -> Answer:
     marks = case.run.header.faults
     noop = bool(marks) and all(mark.noop for mark in marks)
-    return _check(
-        "fault is no rehearsal", not noop, "nothing happened: the fault is a no-op" if noop else "a real fault"
-    )
+    return not noop, "nothing happened: the fault is a no-op" if noop else "a real fault"
 
 
-def _verified(case: Case) -> Check:
+def _verified(case: Case) -> Answer:
     """Every fault for itself: one that took effect says nothing of another."""
     hits = _hits(case)
     silent = [hit.name for hit in hits if not hit.verified]
     if silent:
-        return _check(
-            "fault verified", False, f"no signal confirmed that the fault in {' and '.join(silent)} took effect"
-        )
+        return False, f"no signal confirmed that the fault in {' and '.join(silent)} took effect"
     ops = [op for hit in hits for op in hit.verified]
-    return _check("fault verified", all(op.outcome == "ok" for op in ops), _signals_in_words(ops))
+    return all(op.outcome == "ok" for op in ops), _signals_in_words(ops)
 
 
-def _healed(case: Case) -> Check:
+def _healed(case: Case) -> Answer:
     """Every victim for itself."""
+    if case.edges.healed is None:
+        return None
     hits = _hits(case)
     wrong = [f"{hit.name} was never restored" for hit in hits if hit.heal is None]
     wrong += [f"no signal confirmed that {hit.name} is back" for hit in hits if hit.heal and not hit.healed]
     ends = [hit.healed[-1] for hit in hits if hit.healed]
     ok = not wrong and all(op.outcome == "ok" for op in ends)
-    return _check("heal verified", ok, "; ".join(wrong) or _signals_in_words(ends))
+    return ok, "; ".join(wrong) or _signals_in_words(ends)
 
 
 def _signals_in_words(ops: list[Op]) -> str:
@@ -146,26 +134,28 @@ def _probes(case: Case, cluster: str, start_ns: int, end_ns: int) -> Requests:
     """Probes of one cluster intended in [start, end)."""
     requests = case.run.history.requests
     inside = (requests.t_intended >= start_ns) & (requests.t_intended < end_ns)
-    return requests.take(requests.source.where(CLUSTER_PROBER) & requests.cluster.where(cluster) & inside)
+    return requests.take(requests.source.where(kinds.CLUSTER_PROBER) & requests.cluster.where(cluster) & inside)
 
 
-def _probed(case: Case) -> Check:
+def _probed(case: Case) -> Answer:
     """Each victim answered before, and nearly nothing of it from the verified effect to the heal."""
     hits = [hit for hit in _hits(case) if hit.op.cluster in case.edges.victims]
     if not hits:
         nobody = not any(mark.cluster for mark in case.run.header.faults)
-        return _check("cluster prober saw it", nobody, "no cluster was hit" if nobody else "no victim named")
+        return nobody, "no cluster was hit" if nobody else "no victim named"
     found = [_went_dark(case, hit) for hit in hits]
-    return _check("cluster prober saw it", all(ok for ok, _ in found), "; ".join(text for _, text in found))
+    return all(ok for ok, _ in found), "; ".join(text for _, text in found)
 
 
 def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
-    start = hit.op.t_intended if hit.verified_op is None else _done(hit.verified_op)
+    start = hit.op.t_intended if hit.verified_op is None else stamp_ns(hit.verified_op)
     end = case.edges.stop if hit.heal is None else hit.heal.t_intended
-    end = min([end, *(op.t_intended for op in _after_stage(case, start))])
+    stages = case.run.history.of_kind(kinds.RESTORE_STAGE)  # some let parts of the victim run before it is back
+    set_up = [op.t_intended for op in stages if op.detail.get("does") == "set up" and op.t_intended >= start]
+    end = min([end, *set_up])
     before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
     during = _probes(case, hit.op.cluster, start, end)
-    planes = (PROBE_API,) if hit.mark.signature == API_GONE else (PROBE_API, PROBE_DATA)
+    planes = (kinds.PROBE_API,) if hit.mark.signature == API_GONE else (kinds.PROBE_API, kinds.PROBE_DATA)
     ok, said = False, list[str]()
     for plane in planes:
         well, down = before.take(before.kind.where(plane)), during.take(during.kind.where(plane))
@@ -185,30 +175,22 @@ def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
     return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
 
 
-def _after_stage(case: Case, start_ns: int) -> list[Op]:
-    """Stages of a restore that let parts of the victim run again before it is back."""
-    stages = case.run.history.of_kind(RESTORE_STAGE)
-    return [op for op in stages if op.detail.get("does") == "set up" and op.t_intended >= start_ns]
-
-
-def _stages(case: Case) -> list[Check]:
-    """None for a restore without stages."""
-    stages = case.run.history.of_kind(RESTORE_STAGE)
+def _stages(case: Case) -> Answer:
+    stages = case.run.history.of_kind(kinds.RESTORE_STAGE)
     if not stages:
-        return []
+        return None
     odd = [str(op.detail.get("name", "")) for op in stages if op.outcome != "ok"]
-    detail = f"{len(stages)} stages as declared" if not odd else f"not as declared: {', '.join(odd)}"
-    return [_check("restore stages", not odd, detail)]
+    return not odd, f"not as declared: {', '.join(odd)}" if odd else f"{len(stages)} stages as declared"
 
 
-def _in_flight(case: Case) -> Check:
+def _in_flight(case: Case) -> Answer:
     ops, zero = case.load.ops, case.edges.zero
     sent = (ops.t_sent >= 0) & (ops.t_sent <= zero)
     count = int((sent & ((ops.t_done > zero) | ((ops.t_done < 0) & case.load.struck))).sum())
-    return _check("requests in flight", count >= 1, f"{count:,} requests in flight at the injection")
+    return count >= 1, f"{count:,} requests in flight at the injection"
 
 
-def _had_served(case: Case) -> Check | None:
+def _had_served(case: Case) -> Answer:
     """None where answers do not say which cluster served them: then nothing can be said of it."""
     before = case.load.in_window("baseline") & case.load.ok
     clusters = case.load.ops.cluster
@@ -216,23 +198,34 @@ def _had_served(case: Case) -> Check | None:
         return None
     counts = [(victim, int((before & clusters.where(victim)).sum())) for victim in case.edges.victims]
     detail = "; ".join(f"{victim} answered {count:,} requests of the baseline" for victim, count in counts)
-    return _check("victim had served", all(count > 0 for _, count in counts), detail or "no victim named")
+    return all(count > 0 for _, count in counts), detail or "no victim named"
 
 
-def _failback_matters(case: Case) -> bool:
-    """A drill that restores, or judges the failback. A heal at the end of a run that does neither is mere tidying."""
+def _ops_in(window: str, case: Case) -> Answer:
+    """Of the failback only in a drill that restores, or judges it: a heal at the end of another is mere tidying."""
     header = case.run.header
     wanted = any(step.kind.lower() == "restore" for step in header.steps)
-    return case.edges.healed is not None and (wanted or any(o.window == "failback" for o in header.objectives))
+    wanted = wanted or any(o.window == "failback" for o in header.objectives)
+    if window == "failback" and (case.edges.healed is None or not wanted):
+        return None
+    count = int(case.load.in_window(window).sum())
+    return count >= WINDOW_OPS, f"{count:,} load ops (at least {WINDOW_OPS})"
 
 
-def _windows(case: Case) -> list[Check]:
-    names = ["baseline", "fault"] + (["failback"] if _failback_matters(case) else [])
-    made = []
-    for name in names:
-        count = int(case.load.in_window(name).sum())
-        made.append(_check(f"ops in {name}", count >= WINDOW_OPS, f"{count:,} load ops (at least {WINDOW_OPS})"))
-    return made
+CHECKS: tuple[tuple[str, Callable[[Case], Answer]], ...] = (
+    ("fault injected", _injected),
+    ("fault is no rehearsal", _not_noop),
+    ("fault verified", _verified),
+    ("cluster prober saw it", _probed),
+    ("requests in flight", _in_flight),
+    ("victim had served", _had_served),
+    ("new connections agree", canary.agrees),
+    ("heal verified", _healed),
+    ("restore stages", _stages),
+    ("ops in baseline", partial(_ops_in, "baseline")),
+    ("ops in fault", partial(_ops_in, "fault")),
+    ("ops in failback", partial(_ops_in, "failback")),
+)
 
 
 def _fault(case: Case, hit: _Hit) -> FaultResult:
@@ -243,16 +236,12 @@ def _fault(case: Case, hit: _Hit) -> FaultResult:
         cluster=hit.op.cluster,
         signature=hit.mark.signature,
         injected_s=seconds(hit.op.t_intended),
-        verified_s=None if hit.verified_op is None else seconds(_done(hit.verified_op)),
+        verified_s=None if hit.verified_op is None else seconds(stamp_ns(hit.verified_op)),
         heal_s=None if hit.heal is None else seconds(hit.heal.t_intended),
-        healed_s=seconds(_done(back[0])) if back else None,
+        healed_s=seconds(stamp_ns(back[0])) if back else None,
         signals=tuple(signal for op in hit.verified[:1] for signal in _signals(op)),
         seen=_seen(_probes(case, hit.op.cluster, hit.op.t_intended, end)),
     )
-
-
-def _done(op: Op) -> int:
-    return op.t_done if op.t_done >= 0 else op.t_intended
 
 
 def _seen(probes: Requests) -> tuple[Seen, ...]:

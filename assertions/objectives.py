@@ -7,27 +7,35 @@ limit inside them is an unknown verdict.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from assertions import event_checks, failback
 from assertions.case import Case, nearest_rank
 from assertions.holds import ops_needed, relapses
-from assertions.measure import Checker
-from assertions.measure import Measure as Measure
-from assertions.phases import Phases, blind_s, latest, latest_interval
+from assertions.measure import Measure, Unknown
+from assertions.phases import Phases, blind_s, latest
 from assertions.recovery import Recovery
 from assertions.result import Interval, ObjectiveResult, Verdict
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
-from assertions.telemetry import CACHE_REQUESTS, STORE_BYTES, NoTelemetry, cache_hit_ratio, store_bytes, unseen_s
+from assertions.telemetry import CACHE_REQUESTS, STORE_BYTES, cache_hit_ratio, store_bytes, unseen_s
+from history.op import CONTROLLER, OBSERVER
 from history.records import AT_LEAST, ObjectiveSpec
+
+Checker = Callable[[Case, ObjectiveSpec, Scope], Measure]
+"""Raises ``Unknown`` where there is nothing to judge by."""
 
 
 def judge_objective(case: Case, spec: ObjectiveSpec) -> tuple[ObjectiveResult, ...]:
     """The results of one objective: one a scope that it expands to."""
     try:
-        scopes = _expand(case, spec)
+        scopes = case.scopes(spec.scope)
     except Exception as error:
-        return (_result(spec, spec.scope, Measure(None, f"{type(error).__name__}: {error}", verdict="unknown")),)
+        return (_result(spec, spec.scope, Measure(None, f"{type(error).__name__}: {error}")),)
+    if spec.indicator == "reallocated" and spec.scope in ("fleet", "each model", "affected") and case.affected:
+        scopes = tuple(Scope(model, (model,)) for model in case.affected)
     return tuple(_judge_in(case, spec, scope) for scope in scopes)
 
 
@@ -50,20 +58,14 @@ def at_least(bounds: Interval | None, limit: float) -> Verdict:
     return "fail" if bounds[1] < limit else "unknown"
 
 
-def _expand(case: Case, spec: ObjectiveSpec) -> tuple[Scope, ...]:
-    if spec.indicator == "reallocated" and spec.scope in ("fleet", "each model", "affected"):
-        affected = tuple(Scope(model, (model,)) for model in case.scopes.affected)
-        return affected or case.scopes.resolve("affected")
-    return case.scopes.resolve(spec.scope)
-
-
 def _judge_in(case: Case, spec: ObjectiveSpec, scope: Scope) -> ObjectiveResult:
     try:
-        return _result(spec, scope.label, CHECKERS[spec.indicator](case, spec, scope))
-    except NoTelemetry as missing:
-        return _result(spec, scope.label, Measure(None, str(missing), text="no telemetry", verdict="unknown"))
+        found = CHECKERS[spec.indicator](case, spec, scope)
+    except Unknown as missing:
+        found = Measure(None, str(missing), missing.text)
     except Exception as error:
-        return _result(spec, scope.label, Measure(None, f"{type(error).__name__}: {error}", verdict="unknown"))
+        found = Measure(None, f"{type(error).__name__}: {error}")
+    return _result(spec, scope.label, found)
 
 
 def _result(spec: ObjectiveSpec, label: str, found: Measure) -> ObjectiveResult:
@@ -104,21 +106,18 @@ def _number(value: float, unit: str) -> str:
     return f"{shown} {unit}".strip()
 
 
-def _recovered(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    return _by_recovery(case, spec, scope, "recovered")
-
-
-def _service_back(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    return _by_recovery(case, spec, scope, "service_back")
-
-
-def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> Measure:
+def _injected(case: Case) -> None:
     if case.edges.injected is None:
-        return Measure(None, "no fault was injected", verdict="unknown")
+        raise Unknown("no fault was injected")
+
+
+def _recovered(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    """``recovered`` and ``service_back``."""
+    _injected(case)
     found = case.recovery(scope, spec.ratio)
     needed = ops_needed(spec.ratio)
     if found.ops == 0:
-        return Measure(None, "no op of this scope in the fault window", verdict="unknown")
+        raise Unknown("no op of this scope in the fault window")
     if found.unaffected:
         enough = found.ops >= needed
         evidence = f"none of {found.ops:,} ops in the fault window was bad"
@@ -131,7 +130,7 @@ def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> M
             evidence += f"; {needed} are needed to prove {spec.ratio}"
         text = "no bad op" if not found.bad else "never fell"
         return Measure((0.0, 0.0), evidence, text, _between((0.0, 0.0), spec) if enough else "unknown")
-    bounds: Interval | None = getattr(found, which)
+    bounds = found.recovered if spec.indicator == "recovered" else found.service_back
     text = in_words(bounds, "s")
     if found.relapsed:
         start, end = found.relapse_spans[0]
@@ -139,9 +138,11 @@ def _by_recovery(case: Case, spec: ObjectiveSpec, scope: Scope, which: str) -> M
         verdict = _between(bounds, spec) if spec.first_hold else "fail"
         return Measure(bounds, evidence, f"{text}, relapsed at {start:.1f} s", verdict)
     evidence = _hold_in_words(found, needed)
+    verdict = _between(bounds, spec)
     if found.maybe_relapsed:
-        return Measure(bounds, f"{evidence}; a relapse if unknown ops were bad", text, _not_pass(bounds, spec.limit))
-    return Measure(bounds, evidence, text, _between(bounds, spec))
+        evidence += "; a relapse if unknown ops were bad"
+        verdict = "fail" if at_most(bounds, spec.limit) == "fail" else "unknown"
+    return Measure(bounds, evidence, text, verdict)
 
 
 def _between(bounds: Interval | None, spec: ObjectiveSpec) -> Verdict:
@@ -151,10 +152,6 @@ def _between(bounds: Interval | None, spec: ObjectiveSpec) -> Verdict:
         return late
     early = at_least(bounds, spec.not_before)
     return "fail" if "fail" in (late, early) else "pass" if late == early == "pass" else "unknown"
-
-
-def _not_pass(bounds: Interval | None, limit: float) -> Verdict:
-    return "fail" if at_most(bounds, limit) == "fail" else "unknown"
 
 
 def _hold_in_words(found: Recovery, needed: int) -> str:
@@ -172,11 +169,10 @@ def _hold_in_words(found: Recovery, needed: int) -> str:
 
 
 def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    if case.edges.injected is None:
-        return Measure(None, "no fault was injected", verdict="unknown")
+    _injected(case)
     found = case.warmth(scope, spec.ratio)
     if found.bounds is None or found.baseline_share is None:
-        return Measure(None, found.reason, verdict="unknown")
+        raise Unknown(found.reason)
     evidence = (
         f"{found.baseline_share:.1%} of the baseline's answers came from GPU memory; "
         f"judged over {found.stretch_ops} ops in a row"
@@ -184,28 +180,21 @@ def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     return Measure(found.bounds, f"{evidence}; {found.reason}" if found.reason else evidence)
 
 
-def _phase(name: str, reporter: str) -> Checker:
-    def check(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-        if case.edges.injected is None:
-            return Measure(None, "no fault was injected", verdict="unknown")
-        members = [case.phases[model] for model in scope.models if case.phases[model].lost]
-        if not members:
-            return Measure((0.0, 0.0), "no model of this scope lost a replica", "nothing lost")
-        if not getattr(case.sight, reporter):
-            return Measure(None, f"no {reporter} reported anything in this run", verdict="unknown")
-        since_s = case.edges.seconds(case.edges.fault_end)
-        evidence = _replacements(members, scope)
-        if (blind := blind_s(case.run, case.edges, case.scopes, reporter)) is not None:
-            since_s, evidence = min(since_s, blind), f"{evidence}; a watch of the {reporter} broke at {blind:.2f} s"
-        if name == "reallocated":
-            each = [member.reallocated for member in members]
-            known = [interval for interval in each if interval is not None]
-            bounds = latest_interval(known) if len(known) == len(each) else None
-        else:
-            bounds = latest(members).get(name)
-        return Measure(bounds or (since_s, None), evidence)
-
-    return check
+def _phase(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    """``detected`` and ``decided``, which a controller reports; ``reallocated`` and ``full_capacity``."""
+    _injected(case)
+    reporter = CONTROLLER if spec.indicator in ("detected", "decided") else OBSERVER
+    members = [case.phases[model] for model in scope.models if case.phases[model].lost]
+    if not members:
+        return Measure((0.0, 0.0), "no model of this scope lost a replica", "nothing lost")
+    case.hear(reporter)
+    since_s = case.edges.seconds(case.edges.fault_end)
+    evidence = _replacements(members, scope)
+    if (blind := blind_s(case, reporter)) is not None:
+        since_s, evidence = min(since_s, blind), f"{evidence}; a watch of the {reporter} broke at {blind:.2f} s"
+    whole = spec.indicator == "reallocated"
+    bounds = latest(member.reallocated if whole else member.bounds.get(spec.indicator) for member in members)
+    return Measure(bounds or (since_s, None), evidence)
 
 
 def _replacements(members: list[Phases], scope: Scope) -> str:
@@ -218,24 +207,36 @@ def _replacements(members: list[Phases], scope: Scope) -> str:
     return "; ".join([text, *dict.fromkeys(reasons)])
 
 
-def _lost(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    state = case.load.state[case.rows(scope)][case.in_window(scope, spec.window, spec.ratio)]
+def _states(case: Case, spec: ObjectiveSpec, scope: Scope) -> NDArray[np.int8]:
+    state: NDArray[np.int8] = case.load.state[case.rows_in(scope, spec.window, spec.ratio)]
     if not len(state):
-        return _no_ops(case, spec, scope)
+        raise Unknown(f"{scope.label} has no op in the window {spec.window!r}", "no data")
+    return state
+
+
+def _lost(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    state = _states(case, spec, scope)
     bad, unknown = int((state == BAD).sum()), int((state == UNKNOWN).sum())
     return Measure((float(bad), float(bad + unknown)), f"{bad:,} bad and {unknown:,} unknown of {len(state):,} ops")
 
 
+def _good_ratio(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
+    state = _states(case, spec, scope)
+    good, unknown = int((state == GOOD).sum()), int((state == UNKNOWN).sum())
+    bounds = good / len(state), (good + unknown) / len(state)
+    return Measure(bounds, f"{good:,} good and {unknown:,} unknown of {len(state):,} ops", f"{bounds[0]:.4f}")
+
+
 def _latency(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """Every op counts: who was refused at once has waited no less than who timed out (FACTS 4)."""
-    rows = case.rows(scope)[case.in_window(scope, spec.window, spec.ratio)]
+    rows = case.rows_in(scope, spec.window, spec.ratio)
     state, ok, took_ms = case.load.state[rows], case.load.ok[rows], case.load.latency_ms[rows]
     slowest_ms = case.run.header.load.total_timeout_s * 1_000
     failed, unknown = ~ok & (state != UNKNOWN), int((state == UNKNOWN).sum())
     values = np.concatenate([took_ms[ok], np.maximum(took_ms[failed], slowest_ms)])
     least = int(np.ceil(100.0 / (100.0 - spec.percentile) - 1e-9)) if spec.percentile < 100.0 else 1
     if len(values) < least:
-        return Measure(None, f"{len(values)} known ops; a p{spec.percentile:g} needs {least}", verdict="unknown")
+        raise Unknown(f"{len(values)} known ops; a p{spec.percentile:g} needs {least}")
     # An unknown op may have been answered at once, or not at all.
     low = nearest_rank(np.append(values, np.zeros(unknown)), spec.percentile)
     high = nearest_rank(np.append(values, np.full(unknown, slowest_ms)), spec.percentile)
@@ -245,25 +246,12 @@ def _latency(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     return Measure((low, high), evidence + (f"; {unknown:,} unknown" if unknown else ""))
 
 
-def _good_ratio(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    state = case.load.state[case.rows(scope)][case.in_window(scope, spec.window, spec.ratio)]
-    if not len(state):
-        return _no_ops(case, spec, scope)
-    good, unknown = int((state == GOOD).sum()), int((state == UNKNOWN).sum())
-    bounds = good / len(state), (good + unknown) / len(state)
-    return Measure(bounds, f"{good:,} good and {unknown:,} unknown of {len(state):,} ops", f"{bounds[0]:.4f}")
-
-
-def _no_ops(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    return Measure(None, f"{scope.label} has no op in the window {spec.window!r}", "no data", "unknown")
-
-
 def _no_dip(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    rows = case.rows(scope)[case.in_window(scope, spec.window, spec.ratio)]
+    rows = case.rows_in(scope, spec.window, spec.ratio)
     needed = ops_needed(spec.ratio)
     if len(rows) < needed:
         evidence = f"{len(rows)} ops of {scope.label} in the window {spec.window!r}; {needed} are needed"
-        return Measure(None, evidence, "no data" if not len(rows) else "", "unknown")
+        raise Unknown(evidence, "" if len(rows) else "no data")
     t, state = case.load.ops.t_intended[rows], case.load.state[rows]
     sure = relapses(t, state == BAD, spec.ratio)
     maybe = relapses(t, state != GOOD, spec.ratio) if (state == UNKNOWN).any() else sure
@@ -277,31 +265,29 @@ def _no_dip(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 
 def _prometheus(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    bounds = case.edges.bounds_ns(spec.window)
-    if bounds is None:
-        return Measure(None, f"the run has no window {spec.window!r} of its own for Prometheus", verdict="unknown")
-    if not case.run.header.prometheus:
-        raise NoTelemetry("this run had no Prometheus")
+    """``cache_hit_ratio`` and ``store_bytes``."""
+    window = case.window_ns(spec.window)
     match = {"cluster": scope.served_by} if scope.served_by else {}
     if not scope.served_by and scope.label != "fleet":
-        return Measure(None, f"Prometheus cannot tell {scope.label} apart", verdict="unknown")
-    ask = cache_hit_ratio if spec.indicator == "cache_hit_ratio" else store_bytes
-    value = ask(case.run.history, *bounds, match)
+        raise Unknown(f"Prometheus cannot tell {scope.label} apart")
+    ask, name = {"cache_hit_ratio": (cache_hit_ratio, CACHE_REQUESTS), "store_bytes": (store_bytes, STORE_BYTES)}[
+        spec.indicator
+    ]
+    value = ask(case.run, window, match)
     evidence = f"counter increases over the window {spec.window!r}"
-    name = CACHE_REQUESTS if spec.indicator == "cache_hit_ratio" else STORE_BYTES
-    if unseen := unseen_s(case.run.history, name, bounds[0]):
+    if unseen := unseen_s(case.run.history, name, window[0]):
         evidence += f"; its first {unseen:.1f} s have no sample"
     return Measure((value, value), evidence)
 
 
 CHECKERS: dict[str, Checker] = {
     "recovered": _recovered,
-    "service_back": _service_back,
+    "service_back": _recovered,
     "failed_back": failback.failed_back,
-    "detected": _phase("detected", "controller"),
-    "decided": _phase("decided", "controller"),
-    "reallocated": _phase("reallocated", "observer"),
-    "full_capacity": _phase("full_capacity", "observer"),
+    "detected": _phase,
+    "decided": _phase,
+    "reallocated": _phase,
+    "full_capacity": _phase,
     "warm": _warm,
     "lost": _lost,
     "latency": _latency,

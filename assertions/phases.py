@@ -8,26 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from assertions.result import Interval
-from assertions.scopes import Scopes
-from assertions.windows import Edges
+from history import op as kinds
 from history.clock import NS_PER_S
-from history.op import (
-    CONTROLLER,
-    DECIDED,
-    DETECTED,
-    OBSERVER,
-    REPLICA_FAILED,
-    REPLICA_GONE,
-    REPLICA_READY,
-    REPLICA_SCHEDULED,
-    REPLICA_WEIGHTS,
-    UNPLACEABLE,
-    WATCH_GAP,
-    Op,
-)
-from history.reader import History, Run
+from history.op import OBSERVER, WATCH_GAP, Op
+
+if TYPE_CHECKING:
+    from assertions.case import Case
 
 GAP_NS = NS_PER_S
 """An event received within 1 s of a watch gap's end may have happened anywhere in the gap."""
@@ -54,55 +43,42 @@ class Phases:
     reload_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Sight:
-    """Who reported anything at all in this run: without a reporter, absence of an event means nothing."""
-
-    controller: bool
-    observer: bool
-
-
-def sight(history: History) -> Sight:
-    """Whether a controller and an observer said anything in this run."""
-    return Sight(
-        any(op.source == CONTROLLER for op in history.events), any(op.source == OBSERVER for op in history.events)
-    )
-
-
-def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
+def phases(case: Case, model: str) -> Phases:
     """The phases of ``model`` in the fault window; empty when it lost no replica."""
-    lost = scopes.lost(model)
+    run, edges, lost = case.run, case.edges, case.lost(model)
     if not lost or edges.injected is None:
         return Phases()
     events = [op for op in run.history.events if edges.injected <= stamp_ns(op) < edges.fault_end]
-    gaps = run.history.of_kind(WATCH_GAP)
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
-    survivors = [op for op in events if op.model == model and op.cluster not in scopes.victims]
-    healed = edges.healed if edges.to_end else None  # where recovery may need the restore, capacity may too
-    back = [op for op in events if op.model == model and op.cluster in scopes.victims]
-    back = [op for op in back if healed is not None and stamp_ns(op) >= healed]
-    blind = blind_s(run, edges, scopes, OBSERVER)
+    mine = [op for op in events if op.model == model]
+    survivors = [op for op in mine if op.cluster not in edges.victims]
     fresh = [op for op in survivors if (op.cluster, op.replica) not in homes]
+    back = list[Op]()
+    if edges.to_end and edges.healed is not None:  # where recovery may need the restore, capacity may too
+        back = [op for op in mine if op.cluster in edges.victims and stamp_ns(op) >= edges.healed]
+    blind = blind_s(case, OBSERVER)
 
-    def bounds(op: Op | None) -> Interval | None:
-        return None if op is None else event_bounds(edges, gaps, op)
+    def first(kind: str, among: list[Op]) -> Interval | None:
+        op = min((op for op in among if op.kind == kind), key=stamp_ns, default=None)
+        return None if op is None else event_bounds(case, op)
 
     def standing(found: Standing) -> Interval | None:
-        reached = bounds(found.risen)
-        return reached if reached is None or blind is None else (reached[0], None)
+        if found.risen is None:
+            return None
+        low, high = event_bounds(case, found.risen)
+        return low, high if blind is None else None
 
     replaced = _standing([*fresh, *back], set(), lost)
-    full = _full_capacity(run, scopes, model, [*survivors, *back])
     found: dict[str, Interval | None] = {
-        "detected": bounds(_first(op for op in events if op.kind == DETECTED and op.cluster in scopes.victims)),
-        "decided": bounds(_first(op for op in events if op.kind == DECIDED and op.model == model)),
-        "scheduled": bounds(_first(op for op in fresh if op.kind == REPLICA_SCHEDULED)),
-        "weights": bounds(_first(op for op in fresh if op.kind == REPLICA_WEIGHTS)),
-        "ready": bounds(_first(op for op in fresh if op.kind == REPLICA_READY)),
-        "full_capacity": standing(full),
+        "detected": first(kinds.DETECTED, [op for op in events if op.cluster in edges.victims]),
+        "decided": first(kinds.DECIDED, mine),
+        "scheduled": first(kinds.REPLICA_SCHEDULED, fresh),
+        "weights": first(kinds.REPLICA_WEIGHTS, fresh),
+        "ready": first(kinds.REPLICA_READY, fresh),
+        "full_capacity": standing(_full_capacity(case, model, [*survivors, *back])),
     }
-    reasons = [op for op in events if op.kind == UNPLACEABLE and op.model == model]
-    seconds = [op.detail.get("seconds") for op in fresh if op.kind == REPLICA_WEIGHTS]
+    reasons = [op for op in mine if op.kind == kinds.UNPLACEABLE]
+    seconds = [op.detail.get("seconds") for op in fresh if op.kind == kinds.REPLICA_WEIGHTS]
     reloads = [float(value) for value in seconds if isinstance(value, int | float)]
     return Phases(
         bounds={name: value for name, value in found.items() if value is not None},
@@ -115,30 +91,24 @@ def phases(run: Run, edges: Edges, scopes: Scopes, model: str) -> Phases:
     )
 
 
-def blind_s(run: Run, edges: Edges, scopes: Scopes, source: str) -> float | None:
+def blind_s(case: Case, source: str) -> float | None:
     """Since when a watch of ``source`` was broken until the fault window ended; None where none was.
 
     What did not come in since then may have happened all the same. The watches of victims break by design.
     """
-    gaps = [op for op in run.history.of_kind(WATCH_GAP) if op.source == source and op.cluster not in scopes.victims]
+    edges = case.edges
+    gaps = [op for op in case.run.history.of_kind(WATCH_GAP) if op.source == source]
+    gaps = [op for op in gaps if op.cluster not in edges.victims]
     still = [gap.t_intended for gap in gaps if gap.t_intended < edges.fault_end <= stamp_ns(gap)]
     return max(0.0, edges.seconds(min(still))) if still else None
 
 
-def latest(members: list[Phases]) -> dict[str, Interval]:
-    """Phases of a class or fleet: the latest of its affected members; absent if any of them lacks it."""
-    affected = [member for member in members if member.lost]
-    found: dict[str, Interval] = {}
-    for name in EVENT_PHASES:
-        each = [member.bounds.get(name) for member in affected]
-        known = [interval for interval in each if interval is not None]
-        if known and len(known) == len(each):
-            found[name] = latest_interval(known)
-    return found
-
-
-def latest_interval(intervals: list[Interval]) -> Interval:
-    """[latest low, latest high]; high None when any is."""
+def latest(each: Iterable[Interval | None]) -> Interval | None:
+    """[latest low, latest high] of a class or fleet; high None when any is; None without any, or if one is missing."""
+    known = list(each)
+    intervals = [interval for interval in known if interval is not None]
+    if not intervals or len(intervals) < len(known):
+        return None
     highs = [high for _, high in intervals if high is not None]
     return max(low for low, _ in intervals), max(highs) if len(highs) == len(intervals) else None
 
@@ -148,22 +118,17 @@ def stamp_ns(op: Op) -> int:
     return op.t_done if op.t_done >= 0 else op.t_intended
 
 
-def event_bounds(edges: Edges, gaps: tuple[Op, ...], op: Op) -> Interval:
+def event_bounds(case: Case, op: Op) -> tuple[float, float]:
     """[emitted, received] in seconds; after a watch gap without an emitter's stamp, [gap's start, received]."""
-    high = stamp_ns(op)
+    high = low = stamp_ns(op)
     emitted = op.detail.get("t_emitted")
-    low = high
     if isinstance(emitted, int) and 0 <= emitted <= high:
         low = emitted
     else:
-        for gap in gaps:
+        for gap in case.run.history.of_kind(WATCH_GAP):
             if gap.cluster == op.cluster and gap.t_intended <= high <= stamp_ns(gap) + GAP_NS:
                 low = min(low, gap.t_intended)
-    return max(0.0, edges.seconds(low)), max(0.0, edges.seconds(high))
-
-
-def _first(ops: Iterable[Op]) -> Op | None:
-    return min(ops, key=stamp_ns, default=None)
+    return max(0.0, case.edges.seconds(low)), max(0.0, case.edges.seconds(high))
 
 
 @dataclass(frozen=True)
@@ -181,9 +146,9 @@ def _standing(events: list[Op], ready: set[tuple[str, str]], needed: int) -> Sta
     risen = fell = None
     for op in sorted(events, key=stamp_ns):
         before = len(ready)
-        if op.kind == REPLICA_READY:
+        if op.kind == kinds.REPLICA_READY:
             ready.add((op.cluster, op.replica))
-        elif op.kind in (REPLICA_FAILED, REPLICA_GONE):
+        elif op.kind in (kinds.REPLICA_FAILED, kinds.REPLICA_GONE):
             ready.discard((op.cluster, op.replica))
         if before < needed <= len(ready):
             risen = op
@@ -192,8 +157,9 @@ def _standing(events: list[Op], ready: set[tuple[str, str]], needed: int) -> Sta
     return Standing(risen, len(ready), fell)
 
 
-def _full_capacity(run: Run, scopes: Scopes, model: str, survivors: list[Op]) -> Standing:
-    """When the survivors again have as many ready replicas as were declared."""
-    placed = [p for p in run.header.fleet.placements if p.model == model]
-    declared = next((m.replicas for m in run.header.fleet.models if m.name == model), 0) or len(placed)
-    return _standing(survivors, {(p.cluster, p.replica) for p in placed if p.cluster not in scopes.victims}, declared)
+def _full_capacity(case: Case, model: str, events: list[Op]) -> Standing:
+    """When there are again as many ready replicas as were declared."""
+    fleet = case.run.header.fleet
+    placed = [p for p in fleet.placements if p.model == model]
+    declared = next((m.replicas for m in fleet.models if m.name == model), 0) or len(placed)
+    return _standing(events, {(p.cluster, p.replica) for p in placed if p.cluster not in case.edges.victims}, declared)

@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
+from assertions.measure import Unknown
 from history.clock import NS_PER_S
 from history.op import CLOCK_STEPPED, PROMETHEUS, QUERY
-from history.reader import History
+from history.reader import History, Run
 
 CACHE_REQUESTS = "cache_requests"
 STORE_BYTES = "store_bytes"
@@ -22,8 +23,10 @@ GAP_NS = 3 * NS_PER_S
 """Samples come each second, and a missed scrape is bridged for 3 s: a longer hole, or an earlier end, is no sight."""
 
 
-class NoTelemetry(Exception):
-    """Prometheus recorded nothing that answers the question; the text says what is missing."""
+class NoTelemetry(Unknown):
+    """Prometheus recorded nothing that answers the question; the message says what is missing."""
+
+    text = "no telemetry"
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,15 @@ def series(history: History, name: str) -> tuple[Series, ...]:
 
 
 def increases(
-    history: History, name: str, start_ns: int, end_ns: int, match: dict[str, str] | None = None
+    run: Run, name: str, window_ns: tuple[int, int], match: dict[str, str] | None = None
 ) -> list[tuple[dict[str, str], float]]:
-    """(labels, increase over [start, end]) of each series whose labels have everything in ``match``."""
-    if history.of_kind(CLOCK_STEPPED):
+    """(labels, increase over the window) of each series whose labels have everything in ``match``."""
+    start_ns, end_ns = window_ns
+    if not run.header.prometheus:
+        raise NoTelemetry("this run had no Prometheus")
+    if run.history.of_kind(CLOCK_STEPPED):
         raise NoTelemetry("the wall clock was stepped during the run: samples lie in the wrong places")
-    found = series(history, name)
+    found = series(run.history, name)
     if not found:
         raise NoTelemetry(f"Prometheus recorded no {name}")
     wanted = (match or {}).items()
@@ -104,17 +110,15 @@ def unseen_s(history: History, name: str, start_ns: int) -> float:
     return max(0.0, (first - start_ns) / NS_PER_S)
 
 
-def cache_hit_ratio(history: History, start_ns: int, end_ns: int, match: dict[str, str] | None = None) -> float:
+def cache_hit_ratio(run: Run, window_ns: tuple[int, int], match: dict[str, str] | None = None) -> float:
     """Hits over all weight-cache requests in the window; ``NoTelemetry`` where nothing was asked of the caches."""
-    hits = total = 0.0
-    for labels, grown in increases(history, CACHE_REQUESTS, start_ns, end_ns, match):
-        total += grown
-        hits += grown if labels.get("result") == "hit" else 0.0
+    grown = increases(run, CACHE_REQUESTS, window_ns, match)
+    total = sum(amount for _, amount in grown)
     if total <= 0:
         raise NoTelemetry("the weight caches were asked for nothing in the window")
-    return hits / total
+    return sum(amount for labels, amount in grown if labels.get("result") == "hit") / total
 
 
-def store_bytes(history: History, start_ns: int, end_ns: int, match: dict[str, str] | None = None) -> float:
+def store_bytes(run: Run, window_ns: tuple[int, int], match: dict[str, str] | None = None) -> float:
     """Bytes that weight stores sent in the window."""
-    return sum(grown for _, grown in increases(history, STORE_BYTES, start_ns, end_ns, match))
+    return sum(grown for _, grown in increases(run, STORE_BYTES, window_ns, match))

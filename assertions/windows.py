@@ -12,6 +12,9 @@ from history.clock import NS_PER_S
 from history.op import FAULT_HEAL, FAULT_INJECT, NEVER
 from history.reader import Run, load_bounds
 
+RUN_WINDOWS = ("drill", "baseline", "fault", "failback")
+"""Windows that every scope shares; all others are a scope's own."""
+
 
 @dataclass(frozen=True)
 class Edges:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from history.files import TRUNCATED, blocks
 from history.files import merge as merge
-from history.op import DROPPED, LOAD, LOAD_START, LOAD_STOP, NEVER, NO_RECORD, REQUEST_SOURCES, Op, decode, encode
+from history.op import LOAD, LOAD_START, LOAD_STOP, NEVER, NO_RECORD, REQUEST_SOURCES, Op, decode, encode
 from history.records import RunHeader
 from history.rundir import RunDirectory, Schedule
 
@@ -324,8 +324,3 @@ def _concat(a: Requests, b: Requests) -> Requests:
         lookup = np.array([words[word] for word in right.words], np.int32)
         texts[name] = Text(np.concatenate([left.codes, lookup[right.codes]]), tuple(words))
     return _requests(ints, texts)
-
-
-def is_dropped(requests: Requests) -> NDArray[np.bool_]:
-    """True for each row that was scheduled and never sent, as far as the records say."""
-    return requests.error.where(DROPPED) | requests.error.where(NO_RECORD)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from assertions import analyze, objectives
+from assertions.measure import Measure
 from assertions.objectives import at_least, at_most, in_words
 from assertions.result import ObjectiveResult
 
@@ -179,7 +180,7 @@ def test_an_unknown_scope_is_unknown_and_says_so(script: Script, objective: Obje
 def test_a_checker_that_raises_is_unknown(
     script: Script, objective: Objective, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> objectives.Measure:
+    def broken(*_: object) -> Measure:
         raise ZeroDivisionError("float division by zero")
 
     monkeypatch.setitem(objectives.CHECKERS, "lost", broken)
