@@ -200,7 +200,7 @@ def _forecast(case: Case) -> tuple[ForecastRow, ...]:
             ForecastRow(
                 model=one.model,
                 fits_forecast=None if one.undecided else one.fits,
-                fits_actual=(actual.ready_replacements >= actual.lost) if seen else None,
+                fits_actual=_found_room(case, actual) if seen else None,
                 reload_s_forecast=one.reload_s,
                 reload_s_actual=reload_s,
                 ratio=compared,
@@ -208,6 +208,11 @@ def _forecast(case: Case) -> tuple[ForecastRow, ...]:
             )
         )
     return tuple(rows)
+
+
+def _found_room(case: Case, actual: Phases) -> bool:
+    """On the survivors: what found no place before the restore did not fit, even if it stands at the end."""
+    return actual.ready_replacements >= actual.lost and not (case.edges.to_end and actual.unplaceable)
 
 
 def _telemetry(case: Case) -> dict[str, Any]:

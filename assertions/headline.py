@@ -91,14 +91,15 @@ def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -
     fell = {name: m for name, m in hit.items() if m.relapsed}
     if lost:
         return f"; {served}. {_did_not(lost)}"
-    if fell:
-        return f"; {served}, but {_names(fell)} failed again later."
     ends = {name: m.recovered_s[1] for name, m in hit.items() if m.recovered_s and m.recovered_s[1] is not None}
     if not ends:
         return f"; {served} and stayed there."
     last = max(ends, key=lambda name: (ends[name], name))
     many = "the last model" if len(ends) > 1 else "the only model hit"
-    return f"; {served} and {many} ({last}) had recovered after {_s(ends[last])} and stayed so."
+    recovered = f"{many} ({last}) had recovered after {_s(ends[last])}"
+    if fell:
+        return f"; {recovered}, but {_names(fell)} failed again later."
+    return f"; {served} and {recovered} and stayed so."
 
 
 def _did_not(lost: dict[str, ModelRecovery]) -> str:

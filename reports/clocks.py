@@ -57,21 +57,21 @@ def build(run: Run, result: Result, load: Load, posts: tuple[Post, ...], origin_
         clock=f"1 s of the run stands for {scale:g} s: 1 h is {3600 / scale:g} s." if scale != 1.0 else "",
         classes=_classes(result, load, scale),
         stages=Table(
-            ("stage of the restore", "began", "took", "in the run", "check"),
+            ("stage of the restore", "check", "began", "took", "in the run"),
             tuple(
                 (
                     one_line(str(op.detail.get("name", "")), 80),
+                    _check(op.detail),
                     stands_for((op.t_intended - origin_ns) / NS_PER_S, scale),
                     stands_for((op.t_done - op.t_intended) / NS_PER_S, scale),
                     f"{(op.t_intended - origin_ns) / NS_PER_S:.1f} s",
-                    _check(op.detail),
                 )
                 for op in stages[:40]
             ),
             "",
-            1,
+            2,
         ),
-        told=_told(run, posts, scale),
+        told=_told(run, result, posts, scale),
         curves=_curves(run, result, load),
     )
 
@@ -127,10 +127,18 @@ def _check(detail: dict[str, object]) -> str:
     return one_line("; ".join(seen), 160) or NONE
 
 
-def _told(run: Run, posts: tuple[Post, ...], scale: float) -> tuple[Told, ...]:
-    """Both timelines in one order, by the outage's clock."""
+def _told(run: Run, result: Result, posts: tuple[Post, ...], scale: float) -> tuple[Told, ...]:
+    """Both timelines in one order, by the outage's clock; the run's has when each class was back, and back in full."""
     story = [(post.minutes * 60 / scale, "", f"{post.wall}: {post.text}") for post in run.header.story]
     shown = [(post.t_s, f"{post.status}: {post.text}", "") for post in posts]
+    for name, m in result.classes.items():
+        back = m.recovered_s[1] if m.recovered_s else None
+        for t, said in (
+            (back, "recovered: its promise is kept again"),
+            (m.full_capacity_s, "has all its replicas again"),
+        ):
+            if t is not None and not m.unaffected:
+                shown.append((t, f"Monitoring: {name} {said}.", ""))
     return tuple(
         Told(stands_for(t, scale), f"{t:.1f} s", one_line(then, 300), one_line(now, 300))
         for t, now, then in sorted(story + shown)

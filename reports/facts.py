@@ -50,7 +50,7 @@ def recovered_of(result: Result) -> str:
 
 
 def _worst_recovered(result: Result) -> str | None:
-    """The same of the scope that came nearest to its limit or missed it most, where the fleet has no limit."""
+    """The same of the scope that missed its limit most, else of the last one, where the fleet has no limit."""
     found = [o for o in result.objectives if o.indicator == "recovered" and o.bounds is not None]
     if not found:
         return None
@@ -59,7 +59,7 @@ def _worst_recovered(result: Result) -> str | None:
         high = o.bounds[1] if o.bounds else None
         return float("inf") if high is None else high - o.limit
 
-    worst = max(found, key=lambda o: (excess(o), o.scope))
+    worst = max(found, key=lambda o: (max(0.0, excess(o)), excess(o) + o.limit, o.scope))
     low, high = worst.bounds or (0.0, None)
     scope, limit = one_line(worst.scope, 40), limit_seconds(worst.limit)
     if high is None:

@@ -118,7 +118,8 @@ def _recovery(run: Run, result: Result) -> list[_Item]:
         text = f"{count(len(back), 'affected model')} of {len(hit):,} {'answers' if len(back) == 1 else 'answer'} again"
         found.append((t, "Monitoring", f"{text}; the last was {one_line(last, 60)}.{rest}"))
     held = [m.hold_certified_s for m in hit.values()]
-    if not missing and all(t is not None for t in held):
+    relapses = {w.scope: w for w in reversed(result.windows) if w.name == "relapse"}  # the first of each
+    if not missing and not relapses and all(t is not None for t in held):
         t = max(t for t in held if t is not None)
         worst = max(hit.values(), key=_end)
         found.append(
@@ -128,8 +129,7 @@ def _recovery(run: Run, result: Result) -> list[_Item]:
                 f"Every affected model kept its promise until that was sure; recovered {interval(worst.recovered_s)}.",
             )
         )
-    relapses = [w for w in result.windows if w.name == "relapse"]
-    for window in relapses[:5]:
+    for window in tuple(relapses.values())[:5]:
         found.append(
             (window.start_s, "Investigating", f"{one_line(window.scope, 60)} relapsed after it had recovered.")
         )

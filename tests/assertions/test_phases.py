@@ -104,6 +104,23 @@ def test_coming_home_is_no_loss_of_a_replacement(script: Script, objective: Obje
     assert one(lost, objective("reallocated", 5.0, scope="model:solo")).verdict == "fail"
 
 
+@pytest.mark.parametrize(("until", "fits"), [("end", False), ("restore", True)])
+def test_what_fits_once_the_cluster_is_back_did_not_fit_on_the_survivors(
+    script: Script, until: str, fits: bool
+) -> None:
+    forecast = Forecast("cobalt", 4, 0, (ModelForecast("solo", 1, 0, False, "", 100, 1.6),))
+    made = script.event("unplaceable", 1.0, CONTROLLER, model="solo", detail={"reason": "no room"})
+    made = made.event(
+        "replica.ready",
+        32.0 if until == "end" else 20.0,
+        model="solo",
+        cluster="cobalt" if until == "end" else "jade",
+        replica="solo-back",
+    )
+    made = replace(made, header_changes={"recovery_until": until, "forecast": forecast})
+    assert analyze(made.run()).forecast[0].fits_actual is fits
+
+
 def broken_watch(script: Script, source: str, start_s: float, end_s: float, cluster: str = "") -> Script:
     return script.event(
         WATCH_GAP, end_s, source, cluster=cluster, t_intended=script.at(start_s), t_done=script.at(end_s)

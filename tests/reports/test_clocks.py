@@ -62,8 +62,14 @@ def test_the_page_of_a_replay_shows_both_clocks_stages_curves_and_posts(sample: 
     assert found is not None
     assert "1 h is 12 s" in found.clock
     (stage,) = found.stages.rows
-    assert stage[:4] == ("VPN <link> rebuilt", "1 h 40 min", "30 min 00 s", "20.0 s")
-    assert stage[4] == "HTTP 200"
+    assert stage == ("VPN <link> rebuilt", "HTTP 200", "1 h 40 min", "30 min 00 s", "20.0 s")
+    back = {
+        name
+        for name, m in result.classes.items()
+        if m.recovered_s and m.recovered_s[1] is not None and not m.unaffected
+    }
+    assert back
+    assert {line.now.split()[1] for line in found.told if line.now.endswith("is kept again.")} == back
     assert {row[0] for row in found.classes.rows} == set(result.classes)
     told = {line.then: line for line in found.told if line.then}
     assert told["19:02: We are <investigating>."].run == "1.2 s"
