@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from assertions.measure import Answer, checked
 from assertions.phases import stamp_ns
 from assertions.result import Check, FaultResult, Seen
 from history import op as kinds
-from history.clock import NS_PER_MS
+from history.clock import NS_PER_MS, NS_PER_S
 from history.op import Op
 from history.reader import Requests
 from history.records import FaultMark, Signal
@@ -171,8 +172,20 @@ def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
             hidden = len(down) >= PROBES and dark <= (1 - WELL) * len(down)
         ok = sound and hidden and (ok or not said)
         name = plane.removeprefix("probe.")
-        said.append(f"{name} answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during")
+        before_and_during = f"answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during"
+        said.append(f"{name} {before_and_during}{_how(down)}")
     return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
+
+
+def _how(down: Requests) -> str:
+    """What a client saw of a fault, the most frequent first: how often, and after how long (the median)."""
+    took_s: dict[str, list[float]] = {}
+    for row in np.flatnonzero(down.outcome.where("fail")):
+        seconds = (int(down.t_done[row]) - int(down.t_intended[row])) / NS_PER_S
+        took_s.setdefault(down.error[int(row)] or "no error named", []).append(seconds)
+    ways = sorted(took_s.items(), key=lambda way: -len(way[1]))
+    texts = [f"{error} {len(seconds):,} times after {median(seconds):.1f} s" for error, seconds in ways]
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _stages(case: Case) -> Answer:
