@@ -102,14 +102,13 @@ def _classes(result: Result, load: Load, scale: float) -> Table:
             (
                 one_line(name, 60),
                 "unaffected" if m.unaffected else _recovered(m, scale),
-                both(m.first_success_s if not m.unaffected else None, scale),
                 both(m.full_capacity_s, scale),
                 both(dips[0].start_s, scale) if dips else NONE,
                 f"{m.bad:,} of {m.sent:,}",
                 f"{m.degraded:,}",
             )
         )
-    head = ("class", "recovered", "first success", "full capacity", "second dip at", "bad", "degraded")
+    head = ("class", "recovered", "full capacity", "second dip at", "bad", "degraded")
     note = "Recovered: the first proven hold. Degraded: answered by the advised fallback; counted as bad, told apart."
     return Table((*head,), tuple(rows), note, 1)
 
@@ -124,7 +123,8 @@ def _recovered(m: ModelRecovery, scale: float) -> str:
 def _check(detail: dict[str, object]) -> str:
     signals = detail.get("signals")
     seen = [str(s.get("seen", "")) for s in signals if isinstance(s, dict)] if isinstance(signals, list) else []
-    return one_line("; ".join(seen), 160) or NONE
+    first, *more = "; ".join(seen).split("; ")
+    return one_line(first, 120) + (f"; and {len(more)} more" if more else "") or NONE
 
 
 def _told(run: Run, result: Result, posts: tuple[Post, ...], scale: float) -> tuple[Told, ...]:
