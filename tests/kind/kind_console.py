@@ -5,8 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from fleet.environments.kind.cluster import KindCluster
+from fleet.environments.kind.fleet import KindFleet
+from fleet.environments.kind.state import Folder
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("blackstart"))]
@@ -26,10 +32,13 @@ class Console:
     def runs(self) -> Path:
         return self.folder / "runs"
 
+    @property
+    def env(self) -> dict[str, str]:
+        return {**os.environ, "BLACKSTART_STATE": str(self.state), "KUBECONFIG": str(self.folder / "users.kubeconfig")}
+
     def run(self, *words: str, timeout_s: float = 240) -> subprocess.CompletedProcess[str]:
-        env = {**os.environ, "BLACKSTART_STATE": str(self.state), "KUBECONFIG": str(self.folder / "users.kubeconfig")}
         return subprocess.run(
-            [*COMMAND, *words], capture_output=True, text=True, timeout=timeout_s, check=False, env=env, cwd=ROOT
+            [*COMMAND, *words], capture_output=True, text=True, timeout=timeout_s, check=False, env=self.env, cwd=ROOT
         )
 
     def drill(self, name: str, *words: str) -> tuple[int, str, Path]:
@@ -38,6 +47,21 @@ class Console:
         done = self.run("run", name, "--env", "kind", "--out", str(self.runs), "--plain", *words)
         (made,) = set(self.runs.glob("*")) - before
         return done.returncode, done.stdout + done.stderr, made
+
+    def cluster(self, name: str) -> KindCluster:
+        """A cluster of the fleet that is up."""
+        folder = Folder(self.state / "kind")
+        state = folder.read()
+        assert state is not None
+        return next(one for one in KindFleet(state.spec, folder=folder).clusters if one.name == name)
+
+
+def until(done: Callable[[], object], limit_s: float) -> None:
+    """Returns when ``done`` says something true; fails after ``limit_s``."""
+    deadline = time.monotonic() + limit_s
+    while not done():
+        assert time.monotonic() < deadline, f"not within {limit_s:g} s"
+        time.sleep(0.2)
 
 
 def docker(*words: str) -> str:

@@ -301,7 +301,7 @@ class KindCluster(Restoration):
 
     def served(self) -> tuple[str, ...]:
         """By the API's own discovery; ``FleetError`` when it does not answer."""
-        api = self._api()
+        api = self.api()
         found = [f"v1/{one['kind']}" for one in api.get("/api/v1")["resources"] if "/" not in one["name"]]
         for group in api.get("/apis")["groups"]:
             for version in group["versions"]:
@@ -311,7 +311,7 @@ class KindCluster(Restoration):
 
     def upgrade(self, version: str) -> str:
         """Refused: one node image has one version; a cluster of another is made anew."""
-        have = self._api().get("/version").get("gitVersion", "?")
+        have = self.api().get("/version").get("gitVersion", "?")
         return "" if version == have else f"{self.name} runs {have}; kind makes a cluster of another version anew"
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -324,7 +324,8 @@ class KindCluster(Restoration):
         state = self._home.state
         return {m.name: f"{agent_url(state, m.container)}/healthz" for m in self._topology.machines}
 
-    def _api(self) -> Api:
+    def api(self) -> Api:
+        """A client of its API server."""
         address = self._home.state.addresses[self._topology.control_plane]
         return Api(self._home.folder.kubeconfig(self.name), address, self.name)
 
@@ -333,10 +334,10 @@ class KindCluster(Restoration):
 
     def _sight(self) -> Sight:
         require_open(self._home.state.addresses[self._topology.control_plane], API_PORT)
-        return Sight(self._api(), self._topology.node_names, self._boots())
+        return Sight(self.api(), self._topology.node_names, self._boots())
 
     def _nodes(self) -> tuple[NodeNow, ...]:
-        return reconcile(self._api(), self._topology.machines, self._boots(), mend=False)
+        return reconcile(self.api(), self._topology.machines, self._boots(), mend=False)
 
     def _answers(self) -> tuple[Answer, list[Answer]]:
         urls = [self._api_url(), *self._data_urls().values()]
