@@ -12,8 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 Clock = Callable[[], int]
 """Returns monotonic nanoseconds. Passed in wherever time is read, so that tests own it."""
 
@@ -31,6 +29,8 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
+        import psutil  # the serving image, which runs on Linux only, does not have it
+
         return f"{socket.gethostname()} booted at {psutil.boot_time():.0f}"
 
 
