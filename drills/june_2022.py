@@ -2,8 +2,8 @@
 
 One second stands for 300. The only programmed delays are people's: the decision to re-allocate, and the stages of the
 restore. All else comes out of GPUs, bytes, caches and queues; june_2022/PARAMETERS.md says where each figure is from.
-It passes when the outage comes out as the report tells it. `--with all` shows what the remediations buy, `--ablate`
-what each of them does.
+It passes when the outage comes out as the report tells it. `june-2022+all` has every remediation, `--ablate` shows
+what each of them buys.
 """
 
 import tomllib
