@@ -233,7 +233,7 @@ def _latency(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     state, ok, took_ms = case.load.state[rows], case.load.ok[rows], case.load.latency_ms[rows]
     slowest_ms = case.run.header.load.total_timeout_s * 1_000
     failed, unknown = ~ok & (state != UNKNOWN), int((state == UNKNOWN).sum())
-    values = np.concatenate([took_ms[ok], np.maximum(took_ms[failed], slowest_ms)])
+    values = np.concatenate([took_ms[ok], np.fmax(took_ms[failed], slowest_ms)])
     least = int(np.ceil(100.0 / (100.0 - spec.percentile) - 1e-9)) if spec.percentile < 100.0 else 1
     if len(values) < least:
         raise Unknown(f"{len(values)} known ops; a p{spec.percentile:g} needs {least}")

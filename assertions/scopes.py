@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from assertions.windows import Edges
 from history.clock import NS_PER_MS, NS_PER_S
+from history.op import NEVER
 from history.reader import Requests, Run
 from history.records import RunHeader
 
@@ -38,6 +39,29 @@ class Load:
     """In flight at the injection and not good: casualties of the fault, though intended before it."""
     edges: Edges
 
+    def __len__(self) -> int:
+        return len(self.state)
+
+    @cached_property
+    def good(self) -> Bools:
+        """True for each op that is good."""
+        return np.equal(self.state, GOOD)
+
+    @cached_property
+    def bad(self) -> Bools:
+        """True for each op that is bad."""
+        return np.equal(self.state, BAD)
+
+    @cached_property
+    def unknown(self) -> Bools:
+        """True for each op that is neither."""
+        return np.equal(self.state, UNKNOWN)
+
+    @cached_property
+    def x_s(self) -> NDArray[np.float64]:
+        """Intended times in seconds since the injection call."""
+        return (self.ops.t_intended - self.edges.zero) / NS_PER_S
+
     @cached_property
     def degraded(self) -> Bools:
         """Answered, but by the model's fallback: no good answer, and told apart from failures."""
@@ -46,8 +70,8 @@ class Load:
 
     @cached_property
     def latency_ms(self) -> NDArray[np.float64]:
-        """t_done - t_intended in ms; meaningless where ``ok`` is false."""
-        return (self.ops.t_done - self.ops.t_intended) / NS_PER_MS
+        """t_done - t_intended in ms; NaN without an end."""
+        return np.where(self.ops.t_done == NEVER, np.nan, (self.ops.t_done - self.ops.t_intended) / NS_PER_MS)
 
     def in_window(self, window: str) -> Bools:
         """True for each op of ``drill``, ``baseline``, ``fault`` or ``failback``, by intended time.

@@ -20,13 +20,15 @@ RUN_WINDOWS = ("drill", "baseline", "fault", "failback")
 class Edges:
     """Instants of a run in monotonic ns; None where the run has no such instant.
 
-    ``start``/``stop``: the load. ``injected``: the first injection call, zero of every measure. ``healed``: the first
-    restore call after it. ``victims``: clusters that were hit before that restore (a no-op hits nobody, unless there
-    was nothing else). ``heals``: (victim, first restore call after its injection).
+    ``start``/``stop``: the load. ``injected``: the first injection call. ``zero``: what seconds count from, that
+    call; without one the start of the load, or of the run. ``healed``: the first restore call after the injection.
+    ``victims``: clusters that were hit before that restore (a no-op hits nobody, unless there was nothing else).
+    ``heals``: (victim, first restore call after its injection).
     """
 
     start: int
     stop: int
+    zero: int
     injected: int | None
     healed: int | None
     victims: tuple[str, ...]
@@ -42,11 +44,6 @@ class Edges:
     def fault_end(self) -> int:
         """The end of the fault window: the restore call, or where the load stopped."""
         return self.stop if self.healed is None or self.to_end else min(self.healed, self.stop)
-
-    @property
-    def zero(self) -> int:
-        """What "seconds since the injection" count from; the start of the load where nothing was injected."""
-        return self.start if self.injected is None else self.injected
 
     def seconds(self, t_ns: int) -> float:
         """Seconds since the injection call."""
@@ -85,4 +82,5 @@ def edges(run: Run) -> Edges:
         op.cluster: op.t_intended for op in reversed(heals) if op.t_intended > first.get(op.cluster, op.t_intended)
     }
     victims, to_end = tuple(dict.fromkeys(op.cluster for op in hits)), run.header.recovery_until == "end"
-    return Edges(start, stop, injected, healed, victims, tuple(calls.items()), to_end)
+    zero = injected if injected is not None else run.header.anchor.monotonic_ns if start == NEVER else start
+    return Edges(start, stop, zero, injected, healed, victims, tuple(calls.items()), to_end)

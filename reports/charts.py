@@ -1,7 +1,7 @@
 """The four charts as Bokeh figures: latency, outcomes, traffic share, weights. Drawing only; data comes from series.py.
 
 Colours are tokens that the page's script exchanges in dark mode; every series differs by dash, shape or hatch as well.
-Called by page.py. Never states a finding (findings.py does).
+Called by chartset.py. Never states a finding (findings.py does).
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from bokeh.models import (
 from bokeh.plotting import figure
 from numpy.typing import NDArray
 
-from reports.series import Bins, Load, Shares
+from assertions.scopes import Load
+from reports.series import Bins, Shares
 from reports.words import one_line
 
 TEXT, MUTED, GRID = "#24292f", "#57606a", "#d8dee4"
@@ -41,20 +42,20 @@ CSS_NAMES = {
 }  # fmt: skip
 """The same colours in the style sheet, for legends."""
 
+QUANTILES = {"p50": (BLUE, "solid", 2.0), "p95": (ORANGE, "dashed", 2.2), "p99": (TEXT, "dotted", 1.8)}
+"""Colour, dash and width of a line."""
+
+OUTCOMES = {"good": (BLUE, None, 0.55), "bad": (RED, "/", 0.75), "unknown": (GREY, "x", 0.6)}
+"""Colour, hatch and opacity of a layer."""
+
 CLUSTER_COLOURS = (BLUE, ORANGE, TEAL, PURPLE, MUTED, TEXT)
 CLUSTER_HATCHES = (None, "|", "-", "x", "+", "v")
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 _LEFT_PX = 74
 
 
-@dataclass(frozen=True)
-class Shade:
-    """A window behind the charts: ``kind`` fault, failback or relapse."""
-
-    kind: str
-    label: str
-    start_s: float
-    end_s: float
+Shade = tuple[str, float, float]
+"""A window behind the charts: its kind (fault, failback or relapse), its start and its end in seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,39 +63,30 @@ class Frame:
     """What all charts share: the x range (one object, so that zooming one zooms all) and the shaded windows."""
 
     x_range: Range1d
-    shades: tuple[Shade, ...]
-    marks: tuple[tuple[str, float], ...]
-    x_label: str = "seconds since injection"
+    shades: Sequence[Shade]
+    recovered_s: float | None
+    x_label: str
 
 
-def frame(
-    start_s: float,
-    end_s: float,
-    shades: Sequence[Shade],
-    marks: Sequence[tuple[str, float]],
-    time_scale: float = 1.0,
-) -> Frame:
+def frame(start_s: float, end_s: float, shades: Sequence[Shade], recovered_s: float | None, time_scale: float) -> Frame:
     """A frame from the first to the last send; with a time scale its axis says what an hour is."""
     end_s = max(end_s, start_s + 1.0)
     label = "seconds since injection" + (f" ({3600 / time_scale:g} s = 1 h)" if time_scale != 1.0 else "")
-    return Frame(Range1d(start=start_s, end=end_s, bounds=(start_s, end_s)), tuple(shades), tuple(marks), label)
+    return Frame(Range1d(start=start_s, end=end_s, bounds=(start_s, end_s)), shades, recovered_s, label)
 
 
-def lane(shared: Frame, bars: Sequence[Shade], clusters: Sequence[str]) -> Any:
+def lane(shared: Frame, bars: Sequence[tuple[str, float, float]]) -> Any:
     """The fault lane: one bar a fault from injection to verified healing, with its name inside."""
-    height = 16 + 20 * max(len(bars), 1)
-    fig = _figure(shared, height, shaded=False, y_range=(0, max(len(bars), 1)))
+    fig = _figure(shared, 16 + 20 * len(bars), shaded=False, y_range=(0, len(bars)))
     fig.xaxis.visible = fig.yaxis.visible = fig.ygrid.visible = False
     fig.toolbar_location = None
-    for row, (bar, cluster) in enumerate(zip(bars, clusters, strict=True)):
+    for row, (name, start_s, end_s) in enumerate(bars):
         fig.hbar(
-            y=[row + 0.5], left=[bar.start_s], right=[bar.end_s], height=0.8,
+            y=[row + 0.5], left=[start_s], right=[end_s], height=0.8,
             fill_color=ORANGE, fill_alpha=0.35, line_color=ORANGE,
             hatch_pattern="/", hatch_color=ORANGE, hatch_alpha=0.5,
         )  # fmt: skip
-        fig.add_layout(
-            _label(f"{one_line(cluster, 24)}: {one_line(bar.label, 40)}", bar.start_s, row + 0.5, TEXT, bold=True)
-        )
+        fig.add_layout(_label(name, start_s, row + 0.5, TEXT, bold=True))
     return fig
 
 
@@ -107,12 +99,8 @@ def latency(shared: Frame, load: Load, bins: Bins, rows: NDArray[np.intp], good_
     _dots(fig, load, rows[load.good[rows]], "circle", GREY, 3.0, 0.45)
     _dots(fig, load, rows[load.unknown[rows]], "inverted_triangle", GREY, 6.0, 0.9)
     bad = _dots(fig, load, rows[load.bad[rows]], "x", RED, 6.0, 0.75, told=True)
-    for value, colour, dash, width in (
-        (bins.p50, BLUE, "solid", 2.0),
-        (bins.p95, ORANGE, "dashed", 2.2),
-        (bins.p99, TEXT, "dotted", 1.8),
-    ):
-        x, y = _steps(bins, value)
+    for name, (colour, dash, width) in QUANTILES.items():
+        x, y = _steps(bins, getattr(bins, name))
         fig.line(x, y, line_color=colour, line_dash=dash, line_width=width)
     fig.add_layout(
         Span(location=good_within_ms, dimension="width", line_color=RED, line_dash="dotdash", line_width=1.4)
@@ -131,12 +119,7 @@ def latency(shared: Frame, load: Load, bins: Bins, rows: NDArray[np.intp], good_
 def outcomes(shared: Frame, bins: Bins) -> Any:
     """Sends a second, stacked by outcome, under the offered rate."""
     fig = _figure(shared, 210, y_range=(0, _top(bins.offered / bins.width_s)), y_label="requests a second")
-    layers = (
-        ("good", bins.good, BLUE, None, 0.55),
-        ("bad", bins.bad, RED, "/", 0.75),
-        ("unknown", bins.unknown, GREY, "x", 0.6),
-    )
-    _stack(fig, bins, [(v / bins.width_s, colour, hatch, alpha) for _, v, colour, hatch, alpha in layers])
+    _stack(fig, bins, [(getattr(bins, name) / bins.width_s, *style) for name, style in OUTCOMES.items()])
     x, y = _steps(bins, bins.offered / bins.width_s)
     fig.line(x, y, line_color=TEXT, line_width=1.6, line_dash="dashed")
     return fig
@@ -216,14 +199,14 @@ def _figure(shared: Frame, height: int, *, shaded: bool = True, y_label: str = "
 
 def _shade(fig: Any, shared: Frame) -> None:
     style = {"fault": (ORANGE, 0.10, None), "failback": (BLUE, 0.08, None), "relapse": (RED, 0.12, "/")}
-    for shade in shared.shades:
-        colour, alpha, hatch = style[shade.kind]
+    for kind, start_s, end_s in shared.shades:
+        colour, alpha, hatch = style[kind]
         box = BoxAnnotation(
-            left=shade.start_s, right=shade.end_s, fill_color=colour, fill_alpha=alpha, line_color=None,
+            left=start_s, right=end_s, fill_color=colour, fill_alpha=alpha, line_color=None,
             hatch_pattern=hatch, hatch_color=colour, hatch_alpha=0.3, level="underlay",
         )  # fmt: skip
         fig.add_layout(box)
-    for _, t in shared.marks:
+    if (t := shared.recovered_s) is not None:
         fig.add_layout(Span(location=t, dimension="height", line_color=MUTED, line_dash="dashed", line_width=1))
 
 
@@ -241,7 +224,7 @@ def _dots(
     data: dict[str, Any] = {"x": _f4(load.x_s[rows]), "y": _f4(_three_digits(load.latency_ms[rows]))}
     if told:
         data["why"] = [
-            f"{one_line(load.error[r], 40) or 'too late'}, {one_line(load.model[r], 40)}" for r in rows.tolist()
+            f"{one_line(load.ops.error[r], 40) or 'too late'}, {one_line(load.ops.model[r], 40)}" for r in rows.tolist()
         ]
     renderer = fig.scatter(
         "x", "y", source=ColumnDataSource(data), marker=marker, size=size, alpha=alpha, color=colour,

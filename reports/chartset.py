@@ -1,23 +1,21 @@
 """The chart section of the page: each chart with its finding, legend and table; or the sentence why there is none.
 
-Called by page.py. Puts series, findings, tables and figures together; draws nothing itself (charts.py does).
+Called by html.py. Puts series, findings, tables and figures together; draws nothing itself (charts.py does).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from assertions.result import FaultResult, Result
-from history.reader import Run
+from assertions.case import Case
+from assertions.result import Result
 from reports import charts, findings, metrics, series, tables
 from reports.charts import BLUE, GREY, ORANGE, RED, TEXT, Frame, Shade
 from reports.facts import heal_of
 from reports.metrics import Line
-from reports.series import Bins, Load
+from reports.series import Bins
 from reports.tables import Table
 from reports.words import one_line, seconds
 
@@ -48,80 +46,67 @@ class Chart:
     lane: bool = False
 
 
-def build(run: Run, result: Result, load: Load, origin_ns: int) -> tuple[Chart, ...]:
+@dataclass(frozen=True)
+class _Ground:
+    """What the charts are made of: the run, what they share, and its bins, fine for drawing and coarse for tables."""
+
+    case: Case
+    result: Result
+    frame: Frame
+    bins: Bins
+    coarse: Bins
+
+
+def build(case: Case, result: Result) -> tuple[Chart, ...]:
     """All charts of the page in order."""
+    load = case.load
     if not len(load):
         return (Chart("chart-none", "Charts", "", None, absent="Nothing was sent, so there is nothing to draw."),)
-    bins = series.bin_load(load)
-    coarse = series.bin_load(load, tables.MAX_BIN_ROWS)
+    bins, coarse = series.bin_load(load), series.bin_load(load, tables.MAX_BIN_ROWS)
     start, end = float(load.x_s.min()), float(load.x_s.max()) + bins.width_s / 2
-    shared = charts.frame(start, end, _shades(result, end), _marks(result), run.header.time_scale)
-    heal = heal_of(result)
-    victims = [fault.cluster for fault in result.faults if fault.cluster]
-    return (
-        *_lane(shared, result.faults, end),
-        _latency(run, result, shared, load, bins, coarse, heal),
-        _outcomes(shared, load, bins, coarse),
-        _shares(run, shared, load, bins, coarse, victims),
-        *_weights(run, shared, origin_ns),
-    )
+    recovered = result.fleet.recovered_s if result.fleet else None
+    recovered_s = recovered[1] if recovered else None
+    shared = charts.frame(start, end, _shades(result, end), recovered_s, case.run.header.time_scale)
+    ground = _Ground(case, result, shared, bins, coarse)
+    drawn = [_latency(ground), _outcomes(ground), _shares(ground), *_weights(ground)]
+    return (*([_lane(ground, end)] if result.faults else []), *drawn)
 
 
 def _shades(result: Result, end_s: float) -> list[Shade]:
-    found = []
-    for fault in result.faults:
-        stop = fault.heal_s if fault.heal_s is not None else end_s
-        found.append(Shade("fault", "fault", fault.injected_s, stop))
+    found = [("fault", f.injected_s, end_s if f.heal_s is None else f.heal_s) for f in result.faults]
     kinds = {"failback": "failback", "relapse": "relapse", "dip": "relapse"}
     for window in result.windows[:2000]:
         if window.name in kinds and (window.name != "failback" or window.scope == "fleet"):
-            found.append(
-                Shade(
-                    kinds[window.name],
-                    one_line(f"{window.name} of {window.scope}", 80),
-                    window.start_s,
-                    min(window.end_s, end_s),
-                )
-            )
+            found.append((kinds[window.name], window.start_s, min(window.end_s, end_s)))
     return found[:40]
 
 
-def _marks(result: Result) -> list[tuple[str, float]]:
-    recovered = result.fleet.recovered_s if result.fleet else None
-    return [("recovered", recovered[1])] if recovered is not None and recovered[1] is not None else []
-
-
-def _lane(shared: Frame, faults: Sequence[FaultResult], end_s: float) -> tuple[Chart, ...]:
-    if not faults:
-        return ()
-    bars = []
-    for fault in faults[:8]:
+def _lane(ground: _Ground, end_s: float) -> Chart:
+    bars, words = [], []
+    for fault in ground.result.faults[:8]:
         stop = fault.healed_s if fault.healed_s is not None else fault.heal_s
-        bars.append(Shade("fault", fault.kind, fault.injected_s, end_s if stop is None else stop))
-    figure = charts.lane(shared, bars, [fault.cluster for fault in faults[:8]])
+        name = f"{one_line(fault.cluster, 24)}: {one_line(fault.kind, 40)}"
+        bars.append((name, fault.injected_s, end_s if stop is None else stop))
+        name = f"{one_line(fault.cluster, 60) or 'no cluster'}: {one_line(fault.kind, 60)}"
+        restore = "never" if fault.heal_s is None else f"at {seconds(fault.heal_s)}"
+        words.append(f"{name} at {seconds(fault.injected_s)}, restore began {restore}")
+    figure = charts.lane(ground.frame, bars)
     keys = (
         Key("box", ORANGE, "/", "fault, from injection to verified healing"),
         Key("box", ORANGE, "soft", "fault window"),
         Key("box", BLUE, "soft", "failback window"),
         Key("line", charts.MUTED, "dashed", "fleet recovered"),
     )
-    words = "; ".join(
-        f"{one_line(f.cluster, 60) or 'no cluster'}: {one_line(f.kind, 60)} at {seconds(f.injected_s)}, restore began "
-        f"{'at ' + seconds(f.heal_s) if f.heal_s is not None else 'never'}"
-        for f in faults[:8]
-    )
-    return (Chart("chart-lane", "Fault lane", f"{words}.", figure, keys, lane=True, height_px=figure.height),)
+    finding = f"{'; '.join(words)}."
+    return Chart("chart-lane", "Fault lane", finding, figure, keys, lane=True, height_px=figure.height)
 
 
-def _latency(
-    run: Run, result: Result, shared: Frame, load: Load, bins: Bins, coarse: Bins, heal: float | None
-) -> Chart:
-    rows, thinning = series.thin(load, series.edges_of(result))
-    limit = run.header.load.good_within_ms
+def _latency(ground: _Ground) -> Chart:
+    load, bins = ground.case.load, ground.bins
+    rows, thinning = series.thin(load, series.edges_of(ground.result))
+    limit = ground.case.run.header.load.good_within_ms
     keys = (
-        Key("line", BLUE, "solid", "p50"),
-        Key("line", ORANGE, "dashed", "p95"),
-        Key("line", TEXT, "dotted", "p99"),
+        *(Key("line", colour, dash, name) for name, (colour, dash, _) in charts.QUANTILES.items()),
         Key("dot", GREY, "", "good"),
         Key("cross", RED, "", "bad"),
         Key("triangle", GREY, "", "unknown"),
@@ -134,84 +119,79 @@ def _latency(
         f"elsewhere. Lines: exact quantiles of complete answers, each {bins.width_s:g} s of intended send time. "
         "A send that never ended has no dot."
     )
-    figure = charts.latency(shared, load, bins, rows, limit)
-    finding = findings.latency(load, bins, heal)
-    title = "Latency from the intended send"
-    return Chart("chart-latency", title, finding, figure, keys, tables.latency(coarse), note, height_px=320)
+    figure = charts.latency(ground.frame, load, bins, rows, limit)
+    finding = findings.latency(load, bins, heal_of(ground.result))
+    title, table = "Latency from the intended send", tables.latency(ground.coarse)
+    return Chart("chart-latency", title, finding, figure, keys, table, note, height_px=320)
 
 
-def _outcomes(shared: Frame, load: Load, bins: Bins, coarse: Bins) -> Chart:
-    keys = (
-        Key("box", BLUE, "", "good"),
-        Key("box", RED, "/", "bad"),
-        Key("box", GREY, "x", "unknown"),
-        Key("line", TEXT, "dashed", "offered"),
-    )
-    finding = findings.outcomes(load, bins)
-    figure = charts.outcomes(shared, bins)
-    return Chart("chart-outcomes", "Requests a second by outcome", finding, figure, keys, tables.outcomes(coarse))
+def _outcomes(ground: _Ground) -> Chart:
+    boxes = (Key("box", colour, hatch or "", name) for name, (colour, hatch, _) in charts.OUTCOMES.items())
+    keys = (*boxes, Key("line", TEXT, "dashed", "offered"))
+    finding = findings.outcomes(ground.case.load, ground.bins)
+    figure, table = charts.outcomes(ground.frame, ground.bins), tables.outcomes(ground.coarse)
+    return Chart("chart-outcomes", "Requests a second by outcome", finding, figure, keys, table)
 
 
-def _shares(run: Run, shared: Frame, load: Load, bins: Bins, coarse: Bins, victims: Sequence[str]) -> Chart:
-    served = series.by_cluster(run, load, bins)
-    keys = [
-        Key("box", *charts.share_style(number, name), one_line(name, 40)) for number, name in enumerate(served.names)
-    ]
-    table = tables.shares(coarse, series.by_cluster(run, load, coarse))
-    finding = findings.shares(bins, served, victims)
+def _shares(ground: _Ground) -> Chart:
+    served = series.by_cluster(ground.case, ground.bins)
+    keys = tuple(Key("box", *charts.share_style(i, name), one_line(name, 40)) for i, name in enumerate(served.names))
+    table = tables.shares(ground.coarse, series.by_cluster(ground.case, ground.coarse))
+    victims = [fault.cluster for fault in ground.result.faults if fault.cluster]
+    finding = findings.shares(ground.bins, served, victims)
     note = "“Nobody”: sends without a complete answer. Answers that came too late count for the cluster that gave them."
-    figure = charts.shares(shared, bins, served)
-    return Chart("chart-shares", "Traffic by the cluster that answered", finding, figure, tuple(keys), table, note)
+    figure = charts.shares(ground.frame, ground.bins, served)
+    return Chart("chart-shares", "Traffic by the cluster that answered", finding, figure, keys, table, note)
 
 
-def _weights(run: Run, shared: Frame, origin_ns: int) -> list[Chart]:
-    found = metrics.read(run, origin_ns)
+def _weights(ground: _Ground) -> list[Chart]:
+    found = metrics.read(ground.case)
     if not found:
-        why = "Prometheus ran, but recorded none of these series." if run.header.prometheus else "No Prometheus ran."
+        ran = ground.case.run.header.prometheus
+        why = "Prometheus ran, but recorded none of these series." if ran else "No Prometheus ran."
         absent = f"{why} Weight bytes, cache hits and allocated GPUs of this run are not known, so they are not drawn."
         return [Chart("chart-weights", "Weights, caches and GPUs", "", None, absent=absent)]
-    charts_ = [_bytes_chart(shared, found), _hits_chart(shared, found), _gpus_chart(shared, found)]
-    return [chart for chart in charts_ if chart is not None]
-
-
-def _bytes_chart(shared: Frame, found: metrics.Found) -> Chart:
-    title, element = "Weight bytes by source", "chart-bytes"
-    for name, label in (("weight_bytes", "source"), ("store_bytes", "store")):  # noqa: B007 - both are used below
-        if found.get(name):
-            break
-    else:
-        return Chart(element, title, "", None, absent="Prometheus recorded no weight bytes, so there is no chart.")
-    grid = metrics.grid_of(found[name])
-    lines = metrics.summed(found[name], label, grid, metrics.increase)[:8]
-    scaled: list[Line] = [(n, x, y / 1e6) for n, x, y in lines]
-    figure = charts.lines(shared, scaled, "MB since the start")
-    finding = findings.weights(found) if name == "weight_bytes" else "Bytes that weight stores sent."
-    return Chart(element, title, finding, figure, _keys(scaled), tables.lines(scaled), height_px=190)
-
-
-def _hits_chart(shared: Frame, found: metrics.Found) -> Chart:
-    title, element = "Weight-cache hit ratio", "chart-hits"
-    line = metrics.hit_ratio(found.get("cache_requests", ())) if found.get("cache_requests") else None
-    if line is None or not np.any(np.isfinite(line[2])):
-        absent = "Prometheus recorded no weight-cache requests while this run lasted, so there is no chart."
-        return Chart(element, title, "", None, absent=absent)
-    figure = charts.lines(shared, [line], "% hits", top=105.0, dots=True)
-    note = "A hit is answered from the node’s own cache, before any peer or store is asked; no request, no dot."
-    return Chart(
-        element, title, findings.cache(found), figure, _keys([line]), tables.lines([line]), note, height_px=190
+    moved = metrics.lines(found, "weight_bytes", "source", metrics.increase)
+    moved = moved or metrics.lines(found, "store_bytes", "store", metrics.increase)
+    gpus = metrics.lines(found, "gpus_allocated", "cluster", metrics.level)
+    bytes_chart = Chart("chart-bytes", "Weight bytes by source", findings.weights(found), None)
+    hits_chart = Chart(
+        "chart-hits",
+        "Weight-cache hit ratio",
+        findings.cache(found),
+        None,
+        note="A hit is answered from the node’s own cache, before any peer or store is asked; no request, no dot.",
     )
+    gpus_chart = Chart(
+        "chart-gpus",
+        "GPUs allocated by cluster",
+        findings.gpus(found),
+        None,
+        note="A line stops when its cluster no longer answers Prometheus.",
+    )
+    scaled = [(name, x, y / 1e6) for name, x, y in moved]
+    hits, asked = metrics.hit_ratio(found), "weight-cache requests while this run lasted"
+    return [
+        _drawn(ground, bytes_chart, scaled, "MB since the start", "weight bytes"),
+        _drawn(ground, hits_chart, hits, "% hits", asked, top=105.0, dots=True),
+        _drawn(ground, gpus_chart, gpus, "GPUs", "allocated GPUs"),
+    ]
 
 
-def _gpus_chart(shared: Frame, found: metrics.Found) -> Chart:
-    title, element = "GPUs allocated by cluster", "chart-gpus"
-    gpus = found.get("gpus_allocated", ())
-    if not gpus:
-        return Chart(element, title, "", None, absent="Prometheus recorded no allocated GPUs, so there is no chart.")
-    lines = metrics.summed(gpus, "cluster", metrics.grid_of(gpus), metrics.level)[:8]
-    figure = charts.lines(shared, lines, "GPUs")
-    note = "A line stops when its cluster no longer answers Prometheus."
-    return Chart(element, title, findings.gpus(found), figure, _keys(lines), tables.lines(lines), note, height_px=190)
-
-
-def _keys(lines: Sequence[Line]) -> tuple[Key, ...]:
-    return tuple(Key("line", *charts.line_style(i), one_line(name, 40)) for i, (name, _, _) in enumerate(lines))
+def _drawn(
+    ground: _Ground,
+    chart: Chart,
+    lines: Sequence[Line],
+    y_label: str,
+    what: str,
+    top: float | None = None,
+    dots: bool = False,
+) -> Chart:
+    """A chart with its lines; without any, the sentence that says so."""
+    if not lines:
+        absent = f"Prometheus recorded no {what}, so there is no chart."
+        return replace(chart, finding="", note="", absent=absent)
+    lines = lines[:8]
+    figure = charts.lines(ground.frame, lines, y_label, top=top, dots=dots)
+    keys = tuple(Key("line", *charts.line_style(i), one_line(name, 40)) for i, (name, _, _) in enumerate(lines))
+    return replace(chart, figure=figure, keys=keys, table=tables.lines(lines), height_px=190)

@@ -1,6 +1,6 @@
 """Findings: the one sentence over each chart, computed from the same bins that the chart draws.
 
-Called by page.py. Says only what the numbers say; never why.
+Called by chartset.py. Says only what the numbers say; never why.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from assertions.scopes import Load
 from reports import metrics
 from reports.metrics import Found
-from reports.series import Bins, Load, Shares, quantile
+from reports.series import Bins, Shares, quantile
 from reports.words import count, listed, milliseconds, percent, seconds, size
 
 
@@ -39,7 +40,7 @@ def latency(load: Load, bins: Bins, heal_s: float | None) -> str:
 
 def outcomes(load: Load, bins: Bins) -> str:
     """When bad answers began and ended, and how many at worst; the same count as *lost* anywhere else."""
-    fault, failback = load.judged.in_window("fault"), load.judged.in_window("failback")
+    fault, failback = load.in_window("fault"), load.in_window("failback")
     bad = load.x_s[load.bad & fault]
     unknown = int(np.count_nonzero(load.unknown))
     tail = f" {unknown:,} outcomes are unknown." if unknown else ""
@@ -90,12 +91,10 @@ def _share(part: NDArray[np.int64], whole: NDArray[np.float64]) -> str:
 
 def weights(found: Found) -> str:
     """Bytes by source since the injection."""
-    series = found.get("weight_bytes", ())
-    if not series:
-        return "Prometheus recorded no weight bytes."
-    grid = metrics.grid_of(series)
+    if not found.get("weight_bytes"):
+        return "Bytes that weight stores sent."
     parts: list[tuple[float, str]] = []
-    for name, x, y in metrics.summed(series, "source", grid, metrics.increase):
+    for name, x, y in metrics.lines(found, "weight_bytes", "source", metrics.increase):
         at_zero = float(y[np.searchsorted(x, 0.0, side="right") - 1]) if x[0] <= 0 else 0.0
         parts.append((float(y[-1]) - at_zero, name))
     parts.sort(reverse=True)

@@ -12,9 +12,10 @@ from dataclasses import replace
 
 from markupsafe import Markup
 
+from assertions.case import Case
 from assertions.result import Result
 from history.reader import Run
-from reports import bokehdoc, charts, chartset, clocks, series, strips, timeline
+from reports import bokehdoc, charts, chartset, clocks, strips, timeline
 from reports.chartset import Chart
 from reports.facts import objective_of
 from reports.forms import template
@@ -31,26 +32,25 @@ def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") 
 
     ``history_sha256`` is that of the history file, "" if not merged.
     """
-    origin, header = series.origin_ns(run), run.header
-    load = series.read_load(run, origin)
-    posts = timeline.posts(run, result, origin)[:60]
+    case, header = Case.of(run), run.header
+    posts = timeline.posts(case, result)[:60]
     limit = objective_of(result, "recovered")
     given = {
         "header": header,
         "result": result,
         "validity": result.validity,
-        "load": load,
+        "load": case.load,
         "started": timeline.wall_clock(run, header.anchor.monotonic_ns, "%Y-%m-%dT%H:%M:%SZ"),
         "command": shlex.join(header.command_line),
         "history_sha256": history_sha256,
         "posts": posts,
         "strips": strips.build(result, limit.limit if limit else None, header.time_scale) if result.models else None,
-        "replay": clocks.build(run, result, load, posts, origin),
+        "replay": clocks.build(case, result, posts),
         "csp": CSP,
         "dark": charts.DARK,
         "colours": charts.CSS_NAMES,
     }
-    drawn = chartset.build(run, result, load, origin)
+    drawn = chartset.build(case, result)
     data = _page(given, drawn, drill_text, "")
     if len(data) > MAX_BYTES:
         absent = "Left out for size: the drill's text is in drill.py."

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assertions import telemetry
+from assertions.case import Case
 from history.clock import NS_PER_S
-from history.reader import Run
 from reports.words import one_line
 
 Floats = NDArray[np.float64]
@@ -43,20 +43,20 @@ Line = tuple[str, Floats, Floats]
 """A named line: x in seconds since injection, y in the unit of the chart; NaN where there is nothing to draw."""
 
 
-def read(run: Run, origin_ns: int) -> Found:
+def read(case: Case) -> Found:
     """The series of every wanted query that returned any."""
     found = {}
     for name in WANTED:
-        series = telemetry.series(run.history, name)
+        series = telemetry.series(case.run.history, name)
         if series:
             first_ns = min(one.t_ns[0] for one in series)
-            found[name] = tuple(series_of(one, origin_ns, first_ns) for one in series)
+            found[name] = tuple(series_of(one, case.edges.zero, first_ns) for one in series)
     return found
 
 
-def series_of(one: telemetry.Series, origin_ns: int, first_ns: int) -> Series:
+def series_of(one: telemetry.Series, zero_ns: int, first_ns: int) -> Series:
     """What assertions read, on the page's axis; ``first_ns``: the first sample of any series of this name."""
-    x = (np.array(one.t_ns, np.float64) - origin_ns) / NS_PER_S
+    x = (np.array(one.t_ns, np.float64) - zero_ns) / NS_PER_S
     labels = {key: one_line(value, 60) for key, value in one.labels.items()}
     return Series(labels, x, _finite(one.values), np.cumsum(_finite(one.growth(first_ns))))
 
@@ -87,20 +87,22 @@ def level(series: Series, grid: Floats) -> Floats:
     return np.where(fresh, series.values[at], np.nan)
 
 
-def summed(
-    series: Sequence[Series], label: str, grid: Floats, read_one: Callable[[Series, Floats], Floats]
-) -> list[Line]:
+def lines(found: Found, name: str, label: str, read_one: Callable[[Series, Floats], Floats]) -> list[Line]:
     """One line a value of ``label``: the sum over all series that have it (missing ones count as nothing)."""
-    found = []
-    for name in sorted({s.labels.get(label, "") for s in series}):
-        parts = np.array([read_one(s, grid) for s in series if s.labels.get(label, "") == name])
+    series, drawn = found.get(name, ()), []
+    grid = grid_of(series) if series else np.empty(0)
+    for value in sorted({s.labels.get(label, "") for s in series}):
+        parts = np.array([read_one(s, grid) for s in series if s.labels.get(label, "") == value])
         missing = np.all(np.isnan(parts), axis=0)
-        found.append((name or f"no {label}", grid, np.where(missing, np.nan, np.nansum(parts, axis=0))))
-    return found
+        drawn.append((value or f"no {label}", grid, np.where(missing, np.nan, np.nansum(parts, axis=0))))
+    return drawn
 
 
-def hit_ratio(series: Sequence[Series]) -> Line:
-    """Percent of weight-cache requests that were hits, a step; NaN in steps without a request."""
+def hit_ratio(found: Found) -> list[Line]:
+    """Percent of weight-cache requests that were hits, a step; NaN in steps without a request; none without any."""
+    series = found.get("cache_requests", ())
+    if not series:
+        return []
     grid = grid_of(series)
     coarse = grid[:: max(1, len(grid) // 60)]
     hits, everything = np.zeros(len(coarse)), np.zeros(len(coarse))
@@ -110,7 +112,8 @@ def hit_ratio(series: Sequence[Series]) -> Line:
         hits += grown if is_hit(one.labels) else 0.0
     asked, hit = np.diff(everything, prepend=0.0), np.diff(hits, prepend=0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return "hit ratio", coarse, np.where(asked > 0, 100.0 * hit / asked, np.nan)
+        ratio = np.where(asked > 0, 100.0 * hit / asked, np.nan)
+    return [("hit ratio", coarse, ratio)] if np.any(np.isfinite(ratio)) else []
 
 
 def is_hit(labels: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
 """Series: a run's load table turned into bins and thinned dots for charts and tables. Numpy only, no drawing.
 
-Everything is indexed by intended time in seconds since the injection call (DESIGN 3.3). Called by charts.py and
-page.py; never judges anything.
+Everything is indexed by intended time in seconds since the injection call (DESIGN 3.3). Called by chartset.py; never
+judges anything.
 """
 
 from __future__ import annotations
@@ -11,13 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assertions import scopes
-from assertions.case import nearest_rank
+from assertions.case import Case, nearest_rank
 from assertions.result import Result
-from assertions.windows import edges
-from history.clock import NS_PER_S
-from history.op import NEVER
-from history.reader import Requests, Run, Text
+from assertions.scopes import Load
 from reports.words import one_line
 
 Floats = NDArray[np.float64]
@@ -31,52 +27,6 @@ EDGE_S = 2.0
 """Dots this near to an edge are kept in full, up to the budget."""
 
 _WIDTHS_S = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
-
-
-def origin_ns(run: Run) -> int:
-    """The instant that is 0 on every axis: the first injection call, else the start of the load."""
-    zero = edges(run).zero
-    return zero if zero != NEVER else run.header.anchor.monotonic_ns
-
-
-@dataclass(frozen=True, eq=False)
-class Load:
-    """The load in the units of the page, judged by assertions; one entry a scheduled send. ``latency_ms`` is NaN
-    without an end."""
-
-    x_s: Floats
-    latency_ms: Floats
-    good: Bools
-    bad: Bools
-    unknown: Bools
-    ok: Bools
-    model: Text
-    cluster: Text
-    error: Text
-    requests: Requests
-    judged: scopes.Load
-
-    def __len__(self) -> int:
-        return len(self.x_s)
-
-
-def read_load(run: Run, origin: int) -> Load:
-    """The judged load on the page's axis."""
-    judged = scopes.judge(run, edges(run))
-    ops, state = judged.ops, judged.state
-    return Load(
-        x_s=(ops.t_intended - origin) / NS_PER_S,
-        latency_ms=np.where(ops.t_done == NEVER, np.nan, judged.latency_ms),
-        good=state == scopes.GOOD,
-        bad=state == scopes.BAD,
-        unknown=state == scopes.UNKNOWN,
-        ok=judged.ok,
-        model=ops.model,
-        cluster=ops.cluster,
-        error=ops.error,
-        requests=ops,
-        judged=judged,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,16 +174,17 @@ class Shares:
     counts: tuple[Ints, ...]
 
 
-def by_cluster(run: Run, load: Load, bins: Bins, at_most: int = 6) -> Shares:
+def by_cluster(case: Case, bins: Bins, at_most: int = 6) -> Shares:
     """Complete answers a bin and cluster; the last row is everything that nobody answered completely."""
-    known = [cluster.name for cluster in run.header.fleet.clusters]
-    served = load.ok & (load.cluster.codes != 0)
-    totals = np.bincount(load.cluster.codes[served], minlength=len(load.cluster.words))
-    seen = {word: int(totals[code]) for code, word in enumerate(load.cluster.words) if totals[code]}
+    load, cluster = case.load, case.load.ops.cluster
+    known = [one.name for one in case.run.header.fleet.clusters]
+    served = load.ok & (cluster.codes != 0)
+    totals = np.bincount(cluster.codes[served], minlength=len(cluster.words))
+    seen = {word: int(totals[code]) for code, word in enumerate(cluster.words) if totals[code]}
     names = known + sorted(word for word in seen if word not in known)
     if len(names) > at_most:
         names = sorted(sorted(names, key=lambda name: (-seen.get(name, 0), name))[: at_most - 1])
-    counts = [np.bincount(bins.index[served & load.cluster.where(n)], minlength=len(bins)) for n in names]
+    counts = [np.bincount(bins.index[served & cluster.where(n)], minlength=len(bins)) for n in names]
     shown = [one_line(name, 60) for name in names]
     anonymous = np.bincount(bins.index[load.ok], minlength=len(bins)) - (sum(counts) if counts else 0)
     if np.any(anonymous):

@@ -1,6 +1,6 @@
 """Tables of the page: bins behind the charts, errors by kind, slowest ops, steady state. Plain text cells.
 
-Called by page.py; the template escapes. Never longer than the limits given here, whatever the run's length.
+Called by the template, which escapes. Never longer than the limits given here, whatever the run's length.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from assertions.result import FaultResult, Result
+from assertions.scopes import Load
 from history.op import NEVER
 from reports.facts import worst_first
 from reports.metrics import Line
-from reports.series import Bins, Load, Shares, quantile
+from reports.series import Bins, Shares, quantile
 from reports.words import NONE, interval, milliseconds, number, one_line, percent, seconds
 
 MAX_BIN_ROWS = 60
@@ -78,11 +79,11 @@ def errors(load: Load) -> Table:
     """Bad and unknown sends by error, with the phase they fell in; at most ``MAX_ERRORS`` kinds."""
     rows = np.flatnonzero(~load.good)
     tally: dict[tuple[str, str], NDArray[np.intp]] = {}
-    for code in np.unique(load.error.codes[rows]).tolist():
+    for code in np.unique(load.ops.error.codes[rows]).tolist():
         for what, mask in (("bad", load.bad), ("unknown", load.unknown)):
-            hit = rows[(load.error.codes[rows] == code) & mask[rows]]
+            hit = rows[(load.ops.error.codes[rows] == code) & mask[rows]]
             if len(hit):
-                word = load.error.words[code] or "too late (answered after the limit)"
+                word = load.ops.error.words[code] or "too late (answered after the limit)"
                 tally[(word, what)] = hit
     ranked = sorted(tally.items(), key=lambda item: (-len(item[1]), item[0]))
     cells = []
@@ -100,12 +101,12 @@ def slowest(load: Load) -> Table:
     rows = ended[np.argsort(-load.latency_ms[ended], kind="stable")[:MAX_SLOWEST]]
     cells = []
     for row in rows.tolist():
-        seq = int(load.requests.seq[row])
+        seq = int(load.ops.seq[row])
         cells.append(
             (
-                one_line(load.model[row], 80),
-                one_line(load.cluster[row], 40) or "nobody",
-                one_line(load.error[row], 60) or ("good" if load.good[row] else "too late"),
+                one_line(load.ops.model[row], 80),
+                one_line(load.ops.cluster[row], 40) or "nobody",
+                one_line(load.ops.error[row], 60) or ("good" if load.good[row] else "too late"),
                 f"{load.x_s[row]:.3f} s",
                 milliseconds(float(load.latency_ms[row])),
                 str(seq) if seq != NEVER else NONE,
@@ -131,7 +132,7 @@ def steady_state(load: Load, result: Result) -> Table:
     for window in result.windows:
         if window.scope != "fleet" or window.end_s <= window.start_s:
             continue
-        inside = load.judged.in_window(window.name)
+        inside = load.in_window(window.name)
         if not inside.any():  # a window of the scope's own, which the judged load does not know by name
             inside = (load.x_s >= window.start_s) & (load.x_s < window.end_s)
         took = load.latency_ms[inside & load.ok]

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from assertions.case import Case
 from history.op import RESTORE_STAGE, RUNNER, Op
 from history.reader import History, Run
 from history.records import StoryPost
-from reports import clocks, html, series, timeline
+from reports import clocks, html, timeline
 from reports.clocks import both, stands_for
 
 
@@ -56,9 +57,8 @@ def scaled(sample: ModuleType) -> Any:
 
 def test_the_page_of_a_replay_shows_both_clocks_stages_curves_and_posts(sample: ModuleType) -> None:
     run, result = scaled(sample)
-    origin = series.origin_ns(run)
-    posts = timeline.posts(run, result, origin)
-    found = clocks.build(run, result, series.read_load(run, origin), posts, origin)
+    case = Case.of(run)
+    found = clocks.build(case, result, timeline.posts(case, result))
     assert found is not None
     assert "1 h is 12 s" in found.clock
     (stage,) = found.stages.rows
@@ -69,12 +69,13 @@ def test_the_page_of_a_replay_shows_both_clocks_stages_curves_and_posts(sample: 
         if m.recovered_s and m.recovered_s[1] is not None and not m.unaffected
     }
     assert back
-    assert {line.now.split()[1] for line in found.told if line.now.endswith("is kept again.")} == back
+    assert {now.split()[1] for *_, now in found.told if now.endswith("is kept again.")} == back
     assert {row[0] for row in found.classes.rows} == set(result.classes)
-    told = {line.then: line for line in found.told if line.then}
-    assert told["19:02: We are <investigating>."].run == "1.2 s"
-    assert [line.run for line in found.told] == sorted((line.run for line in found.told), key=lambda t: float(t[:-2]))
-    assert any(line.now.startswith("Investigating") for line in found.told)
+    shown = {then: at for _, at, then, _ in found.told if then}
+    assert shown["19:02: We are <investigating>."] == "1.2 s"
+    times = [float(at.removesuffix(" s")) for _, at, _, _ in found.told]
+    assert times == sorted(times)
+    assert any(now.startswith("Investigating") for _, _, _, now in found.told)
     assert any(word == "429" and "below 2 % for good after" in said for _, word, _, said in found.curves)
     text = html.render(run, result, "").decode()
     assert "In the time that the run stands for" in text

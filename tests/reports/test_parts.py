@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from assertions import analyze, telemetry
+from assertions.case import Case
 from assertions.result import ModelRecovery, WindowSpan
 from history.op import FAULT_HEAL, FAULT_HEALED, INTERRUPTED, Op
 from history.reader import History, Run, Text
@@ -90,7 +91,7 @@ def test_quantiles_are_nearest_rank() -> None:
 
 def test_bins_hold_every_send_and_split_at_the_injection(sample: ModuleType) -> None:
     run = sample.build().run
-    load = series.read_load(run, series.origin_ns(run))
+    load = Case.of(run).load
     bins = series.bin_load(load)
     assert len(bins) <= series.MAX_BINS
     assert 0.0 in bins.edges_s
@@ -103,14 +104,14 @@ def test_an_ok_answer_after_the_limit_is_bad(sample: ModuleType) -> None:
     run = sample.build().run
     slow = run.load.t_intended + 501_000_000
     object.__setattr__(run, "load", replace(run.load, t_done=slow))
-    load = series.read_load(run, series.origin_ns(run))
+    load = Case.of(run).load
     assert not load.good.any()
     assert load.bad[load.ok].all()
 
 
 def test_thinning_keeps_the_edges_whole_and_the_slowest(sample: ModuleType) -> None:
     run = sample.build(rate_rps=300).run
-    load = series.read_load(run, series.origin_ns(run))
+    load = Case.of(run).load
     rows, thinning = series.thin(load, (0.0, 40.0))
     assert thinning.edges_in_full
     assert thinning.total == len(load)
@@ -211,17 +212,16 @@ def test_a_gauge_ends_with_its_cluster() -> None:
 
 def test_findings_are_computed(sample: ModuleType) -> None:
     made = sample.build()
-    origin = series.origin_ns(made.run)
-    load = series.read_load(made.run, origin)
-    bins = series.bin_load(load)
+    case = Case.of(made.run)
+    load, bins = case.load, series.bin_load(case.load)
     told = findings.outcomes(load, bins)
     assert told.startswith(f"{made.result.totals.lost} bad answers while the fault lasted")
-    served = series.by_cluster(made.run, load, bins)
+    served = series.by_cluster(case, bins)
     assert served.names == ("amber", "cobalt", "jade", "nobody")
     assert sum(int(c.sum()) for c in served.counts) == len(load)
     assert "cobalt answered" in findings.shares(bins, served, ["cobalt"])
     assert "nothing from 0.00 s to 43.0 s" in findings.shares(bins, served, ["cobalt"])
-    found = metrics.read(made.run, origin)
+    found = metrics.read(case)
     assert findings.weights(found) == "Weights loaded since the injection: 1.1 GB from store and 200 MB from peer."
     assert "20.8 % of 48 weight requests since it" in findings.cache(found)
     assert findings.gpus(found) == "GPUs allocated: 29 before the injection, 27 at the lowest after it, 37 at the end."
@@ -231,7 +231,7 @@ def test_one_page_has_one_number_of_lost_requests(sample: ModuleType) -> None:
     """The chart's finding, the ten-second line and *lost* count the same ops, casualties in flight among them."""
     made = sample.build()
     columns = made.run.history.requests
-    zero = series.origin_ns(made.run)
+    zero = Case.of(made.run).edges.zero
     struck = (columns.t_intended < zero) & (columns.t_intended > zero - 100_000_000)
     done = np.where(struck, zero + 5_000_000, columns.t_done)
     fail = np.where(struck, columns.outcome.code("fail"), columns.outcome.codes)
@@ -240,13 +240,13 @@ def test_one_page_has_one_number_of_lost_requests(sample: ModuleType) -> None:
     run = Run(made.run.header, made.run.schedule, History(requests, made.run.history.events))
     lost = analyze(run).totals.lost
     assert lost == made.result.totals.lost + int(struck.sum())
-    load = series.read_load(run, zero)
+    load = Case.of(run).load
     assert findings.outcomes(load, series.bin_load(load)).startswith(f"{lost:,} bad answers while the fault lasted")
     odd = replace(
         requests, t_done=np.where(struck, zero - 200_000_000, done), outcome=columns.outcome
     )  # done too early
     contradicting = Run(made.run.header, made.run.schedule, History(odd, made.run.history.events))
-    judged = series.read_load(contradicting, zero)
+    judged = Case.of(contradicting).load
     assert int(judged.unknown.sum()) == analyze(contradicting).totals.unknown > 0
 
 
@@ -260,12 +260,12 @@ def test_sent_is_not_recorded(sample: ModuleType) -> None:
 
 def test_an_interruption_says_what_is_known_of_the_healing(sample: ModuleType) -> None:
     made = sample.build()
-    origin = series.origin_ns(made.run)
+    origin = Case.of(made.run).edges.zero
 
     def told(*events: Op) -> str:
         keep = tuple(op for op in made.run.history.events if op.kind not in (FAULT_HEAL, FAULT_HEALED))
         run = Run(made.run.header, made.run.schedule, History(made.run.history.requests, (*keep, *events)))
-        return next(p.text for p in timeline.posts(run, made.result, origin) if p.status == "Interrupted")
+        return next(p.text for p in timeline.posts(Case.of(run), made.result) if p.status == "Interrupted")
 
     def event(kind: str, outcome: str = "ok", cluster: str = "cobalt") -> Op:
         t = origin + 30_000_000_000
@@ -280,7 +280,7 @@ def test_an_interruption_says_what_is_known_of_the_healing(sample: ModuleType) -
 
 def test_the_timeline_speaks_status_words_in_order(sample: ModuleType) -> None:
     made = sample.build()
-    posts = timeline.posts(made.run, made.result, series.origin_ns(made.run))
+    posts = timeline.posts(Case.of(made.run), made.result)
     assert [post.t_s for post in posts] == sorted(post.t_s for post in posts)
     status = [post.status for post in posts]
     assert status[:5] == ["Fault", "Investigating", "Identified", "Monitoring", "Resolved"]
@@ -291,7 +291,7 @@ def test_the_timeline_speaks_status_words_in_order(sample: ModuleType) -> None:
 def test_fallback_advice_names_only_models_that_were_not_hit(sample: ModuleType) -> None:
     made = sample.build()
     models = {**made.result.models, "davinci": replace(made.result.models["davinci"], unaffected=True)}
-    posts = timeline.posts(made.run, replace(made.result, models=models), series.origin_ns(made.run))
+    posts = timeline.posts(Case.of(made.run), replace(made.result, models=models))
     assert "Meanwhile use davinci for curie" in next(p.text for p in posts if p.status == "Identified")
 
 
@@ -299,17 +299,16 @@ def test_relapse_and_dip_windows_are_shaded(sample: ModuleType) -> None:
     made = sample.build()
     extra = (WindowSpan("relapse", "curie", 20.0, 25.0), WindowSpan("dip", "curie", 45.0, 47.0))
     result = replace(made.result, windows=(*made.result.windows, *extra))
-    load = series.read_load(made.run, series.origin_ns(made.run))
     assert b"relapsed after it had recovered" in html.render(made.run, result, "")
-    before = chartset.build(made.run, made.result, load, series.origin_ns(made.run))
-    after = chartset.build(made.run, result, load, series.origin_ns(made.run))
+    before = chartset.build(Case.of(made.run), made.result)
+    after = chartset.build(Case.of(made.run), result)
     boxes = [sum(type(a).__name__ == "BoxAnnotation" for a in charts[1].figure.center) for charts in (before, after)]
     assert boxes[1] == boxes[0] + 2
 
 
 def test_error_and_slowest_tables(sample: ModuleType) -> None:
     made = sample.build()
-    load = series.read_load(made.run, series.origin_ns(made.run))
+    load = Case.of(made.run).load
     errors = tables.errors(load)
     assert [row[0] for row in errors.rows[:2]] == ["refused", "timeout"]
     assert sum(int(row[2].replace(",", "")) for row in errors.rows) == int((~load.good).sum())
