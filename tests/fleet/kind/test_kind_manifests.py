@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +16,7 @@ import pytest
 
 from fleet import fleets
 from fleet.environments.kind import manifests
+from fleet.environments.kind.offline import versions
 from fleet.environments.kind.pod import agent_config, server_config
 from fleet.environments.kind.topology import Machine, smaller, topology
 from fleet.serving.config import AgentConfig, ServerConfig
@@ -129,3 +136,32 @@ def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token
     assert pod["containers"][0]["resources"]["limits"] == {}, "agents take no GPU"
     config = agent_config(env_of(pod) | {"BLACKSTART_NODE": "two", "BLACKSTART_TOKEN": "x"})
     assert (config.node, config.cache_dir, config.token) == ("two-n", Path("/c"), "x")
+
+
+IMPORTS = """
+import importlib.metadata, sys
+import fleet.environments.kind.pod
+from fleet.serving import agent, server
+found = importlib.metadata.packages_distributions()
+print(*{name for module in sys.modules for name in found.get(module.partition(".")[0], ())})
+"""
+
+
+def with_what_they_need(names: Iterable[str]) -> set[str]:
+    found: set[str] = set()
+    wanted = list(names)
+    while wanted:
+        name = re.split(r"[^\w.-]", wanted.pop())[0].lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            with contextlib.suppress(PackageNotFoundError):
+                wanted += [one for one in requires(name) or () if "extra ==" not in one]
+    return found
+
+
+def test_a_pod_imports_nothing_that_its_image_lacks() -> None:
+    said = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True).stdout
+    optional = {"blackstart", "brotli", "setuptools"}  # aiohttp tries brotli; a .pth file of setuptools runs always
+    imported = {name.lower().replace("_", "-") for name in said.split()} - optional
+    assert "aiohttp" in imported
+    assert imported <= with_what_they_need(versions.read().requirements)
