@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from history.clock import NS_PER_S, Anchor, now_ns
+from history.clock import NS_PER_S, now_ns
 from history.op import LOAD_START, LOAD_STOP, RUNNER, Op
 from history.reader import Run, read_run
-from history.records import FleetFacts, LoadSpec, Mix, MixEntry, RunHeader, Target
+from history.records import LoadSpec, Mix, MixEntry, Target
 from history.rundir import RunDirectory
 from history.writer import OpWriter
+from loadgen.byhand import make_run
 from loadgen.process import LoadProcess
-from loadgen.schedule import draw
 
 SERVER = Path(__file__).parents[1] / "tests" / "loadgen" / "scripted_server.py"
 LAG_MS_P99_BAR = 20.0
@@ -35,29 +35,7 @@ def prepare(run: RunDirectory, entry_url: str, rate_rps: float, seconds: float) 
     """A run directory for a load of ``MODELS`` models in equal shares."""
     mix = Mix(tuple(MixEntry(f"model-{i}", "chat", 1 / MODELS) for i in range(MODELS)))
     load = LoadSpec("constant", rate_rps, 500.0, 0.9, 5.0, seconds, seed=1)
-    run.write_header(
-        RunHeader(
-            run_id="load-capacity",
-            drill="load-capacity",
-            description="",
-            seed=1,
-            environment="benchmark",
-            anchor=Anchor.take(),
-            command_line=tuple(sys.argv),
-            versions=(),
-            commit="",
-            dirty=False,
-            host=(),
-            fleet=FleetFacts("none", (), (), ()),
-            target=Target(entry_url),
-            mix=mix,
-            load=load,
-            steps=(),
-            faults=(),
-            objectives=(),
-        )
-    )
-    run.write_schedule(draw(load, mix))
+    make_run(run, Target(entry_url), mix, load)
 
 
 def measure(folder: Path, rate_rps: float, seconds: float, processes: int) -> Run:

@@ -10,6 +10,7 @@ import os
 import threading
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from history.errors import RecordingError
 from history.op import Op, encode
@@ -48,7 +49,7 @@ class OpWriter:
                 os.close(self._fd)
                 self._fd = -1
 
-    def __enter__(self) -> OpWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

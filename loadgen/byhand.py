@@ -89,31 +89,35 @@ def prepare(options: Any, host: str | None) -> RunDirectory:
         rate_from_rps=options.rate_from,
         ramp_s=options.ramp_s,
     )
-    schedule = draw(load, mix)
     run = RunDirectory(Path(options.out).resolve() / f"by-hand-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
+    return make_run(run, Target(entry, options.auth_env), mix, load)
+
+
+def make_run(run: RunDirectory, target: Target, mix: Mix, load: LoadSpec, **changes: Any) -> RunDirectory:
+    """Writes the header and the plan of a load without a drill; ``changes``: other values of the header."""
+    schedule = draw(load, mix)
     models = tuple(ModelFacts(e.model, e.kind, "", 0, 0, 0, 0, e.share) for e in mix.entries)
-    run.write_header(
-        RunHeader(
-            run_id=run.path.name,
-            drill="by-hand",
-            description="A load started by hand with locust: no drill, no fault, nothing asserted.",
-            seed=options.seed,
-            environment="by-hand",
-            anchor=Anchor.take(),
-            command_line=tuple(sys.argv),
-            versions=(("python", platform.python_version()),),
-            commit="",
-            dirty=False,
-            host=(("system", platform.platform()),),
-            fleet=FleetFacts("by-hand", (), models, ()),
-            target=Target(entry, options.auth_env),
-            mix=mix,
-            load=load,
-            steps=(),
-            faults=(),
-            objectives=(),
-        )
+    header = RunHeader(
+        run_id=run.path.name,
+        drill=PROCESS,
+        description="A load started by hand with locust: no drill, no fault, nothing asserted.",
+        seed=load.seed,
+        environment=PROCESS,
+        anchor=Anchor.take(),
+        command_line=tuple(sys.argv),
+        versions=(("python", platform.python_version()),),
+        commit="",
+        dirty=False,
+        host=(("system", platform.platform()),),
+        fleet=FleetFacts(PROCESS, (), models, ()),
+        target=target,
+        mix=mix,
+        load=load,
+        steps=(),
+        faults=(),
+        objectives=(),
     )
+    run.write_header(replace(header, **changes))
     run.write_schedule(schedule)
     return run
 

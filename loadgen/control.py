@@ -46,14 +46,12 @@ WorkerState = Literal["ready", "drained", "failed"]
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """What one worker says of itself. ``sends`` is the size of its slice; ``recorded`` the ops on disk.
-    ``code`` is the exit code that its end calls for unless it drained."""
+    """What one worker says of itself. ``recorded``: ops on disk; ``code``: the exit code that its end calls for
+    unless it drained."""
 
     index: int
-    workers: int
     pid: int
     state: WorkerState
-    sends: int = 0
     recorded: int = 0
     reason: str = ""
     code: int = 1

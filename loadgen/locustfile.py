@@ -184,9 +184,7 @@ def _sender(run: RunDirectory, index: int, environment: Any, plan: dict[str, Any
     if run.ops_file(name).exists():
         raise BlackstartError(f"{run.ops_file(name)} exists: this plan was sent before", hint="prepare a new run")
     seq = slice_of(len(schedule), index, len(plan["workers"]))
-    part = Slice(
-        index, len(plan["workers"]), seq.tolist(), schedule.offset_ns[seq].tolist(), schedule.entry[seq].tolist()
-    )
+    part = Slice(index, seq.tolist(), schedule.offset_ns[seq].tolist(), schedule.entry[seq].tolist())
     load = header.load
     asks = asks_of(header.target, header.mix, Op(source=LOAD, process=name, kind="", t_intended=0, outcome="unknown"))
     return Sender(

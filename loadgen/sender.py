@@ -39,7 +39,6 @@ class Slice:
     hot loop)."""
 
     index: int
-    workers: int
     seq: Sequence[int]
     offset_ns: Sequence[int]
     entry: Sequence[int]
@@ -186,9 +185,5 @@ class Sender:
 
     def _report(self, state: WorkerState) -> None:
         reason = f"{type(self.failure).__name__}: {self.failure}" if self.failure is not None else ""
-        part = self._part
-        self._files.report(
-            WorkerStatus(
-                part.index, part.workers, os.getpid(), state, len(part.seq), self._recorded, reason, self.exit_code
-            )
-        )
+        status = WorkerStatus(self._part.index, os.getpid(), state, self._recorded, reason, self.exit_code)
+        self._files.report(status)

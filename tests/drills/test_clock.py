@@ -11,7 +11,6 @@ from drills.engine.runner.recorder import Recorder
 from drills.engine.runner.session import record_clock_step
 from history.clock import Anchor, now_ns
 from history.op import CLOCK_STEPPED, decode
-from history.writer import OpWriter
 from tests.drills.harness import ROOT
 
 READERS = {
@@ -53,9 +52,8 @@ def test_a_step_is_noticed_at_the_end(step_s: float, noticed: bool, tmp_path: Pa
     started = Anchor(1_000, 2_000)
     later = Anchor(1_000 + 90 * 10**9, 2_000 + 90 * 10**9 + round(step_s * 1e9))
     assert started.step_s(later) == pytest.approx(step_s)
-    writer = OpWriter(tmp_path / "runner.jsonl")
-    record_clock_step(started, later, Recorder(writer, now_ns))
-    writer.close()
+    with Recorder(tmp_path / "runner.jsonl", now_ns) as recorder:
+        record_clock_step(started, later, recorder)
     ops = [decode(line) for line in (tmp_path / "runner.jsonl").read_bytes().splitlines()]
     assert [op.kind for op in ops] == [CLOCK_STEPPED] * noticed
     for op in ops:

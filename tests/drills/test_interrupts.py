@@ -9,7 +9,7 @@ import pytest
 
 from drills.engine.runner.guarding import StopRequest
 from drills.engine.runner.interrupts import Interrupts
-from drills.engine.runner.view import Strip
+from drills.engine.runner.strip import Strip
 
 
 class Notes:

@@ -6,14 +6,15 @@ import io
 
 from rich.console import Console
 
-from drills.engine.runner.view import LiveView, PlainView, Strip, strip_text
+from drills.engine.runner.strip import Strip
+from drills.engine.runner.view import LiveView, PlainView
 
 
 def test_plain_view_prints_one_line_an_event() -> None:
     out = io.StringIO()
     view = PlainView(Console(file=out, width=40), every_s=0.0)
     view.step("Baseline for 20 s")
-    view.tick(Strip("baseline", 3.0, 120.0, 1.0, 9.0, 14.0, in_flight=2))
+    view.tick(Strip("baseline", 3.0, ("120 rps",), in_flight=2))
     view.done("Baseline for 20 s · " + "long " * 20)
     view.done("did not hold", ok=False)
     lines = out.getvalue().splitlines()
@@ -35,15 +36,14 @@ def test_live_view_keeps_step_lines_and_no_strip() -> None:
     view = LiveView(Console(file=out, force_terminal=True, width=100))
     with view.shown():
         view.step("Observe")
-        view.tick(Strip("observing", 3.0, 120.0, 0.5, 9.0, 14.0, in_flight=2, waiting_for="curie"))
+        view.tick(Strip("observing", 3.0, ("120 rps",), in_flight=2, waiting_for="curie"))
         view.done("all recovered after 4.1 s")
     assert "all recovered after 4.1 s" in out.getvalue()
 
 
 def test_strip_says_only_what_is_known() -> None:
-    assert strip_text(Strip("baseline", 1.0)) == "baseline · 1 s · 0 in flight"
-    full = strip_text(Strip("observing", 31.4, 119.6, 0.976, 9.4, 480.2, 44, 3, "curie"))
+    assert str(Strip("baseline", 1.0)) == "baseline · 1 s · 0 in flight"
+    full = str(Strip("observing", 31.4, ("120 rps", "good 97.6 %", "44 bad so far"), 3, "curie", time_scale=300.0))
     assert full == (
-        "observing · 31 s · 120 rps · good 97.6 % · p50 9 ms, p99 480 ms · 44 bad so far · 3 in flight · "
-        "waiting for: curie"
+        "observing · 31 s = 2 h 37 min · 120 rps · good 97.6 % · 44 bad so far · 3 in flight · waiting for: curie"
     )

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from history.clock import NS_PER_S, Anchor, now_ns
+from history.clock import NS_PER_S, now_ns
 from history.op import LOAD_START, LOAD_STOP, RUNNER, Op
-from history.records import ClusterFacts, FleetFacts, LoadSpec, Mix, MixEntry, RunHeader, Target
+from history.records import ClusterFacts, FleetFacts, LoadSpec, Mix, MixEntry, Target
 from history.rundir import RunDirectory
 from history.writer import OpWriter
+from loadgen.byhand import make_run
 from loadgen.process import LOCUSTFILE, LoadProcess
-from loadgen.schedule import draw
 
 SERVER = Path(__file__).with_name("scripted_server.py")
 ROOT = LOCUSTFILE.parents[1]
@@ -54,32 +54,8 @@ def prepared(
 ) -> RunDirectory:
     """A run directory with header and plan, ready to be sent."""
     load = LoadSpec("constant", rate_rps, 300.0, connect_timeout_s, total_timeout_s, horizon_s, seed=3)
-    run = RunDirectory(folder / "run")
-    run.path.mkdir(parents=True)
-    run.write_header(
-        RunHeader(
-            run_id="run",
-            drill="load-test",
-            description="",
-            seed=3,
-            environment="test",
-            anchor=Anchor.take(),
-            command_line=(),
-            versions=(),
-            commit="",
-            dirty=False,
-            host=(),
-            fleet=FleetFacts("none", clusters, (), ()),
-            target=Target(url),
-            mix=mix,
-            load=load,
-            steps=(),
-            faults=(),
-            objectives=(),
-        )
-    )
-    run.write_schedule(draw(load, mix))
-    return run
+    fleet = FleetFacts("none", clusters, (), ())
+    return make_run(RunDirectory(folder / "run"), Target(url), mix, load, fleet=fleet)
 
 
 class Runner:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from history.clock import NS_PER_S, Anchor, now_ns
+from history.clock import NS_PER_S, now_ns
 from history.op import (
     FAULT_HEAL,
     FAULT_HEALED,
@@ -44,14 +44,13 @@ from history.records import (
     ModelFacts,
     NodeFacts,
     Placement,
-    RunHeader,
     StepFacts,
     Target,
 )
 from history.rundir import RunDirectory
 from history.writer import OpWriter
+from loadgen.byhand import make_run
 from loadgen.process import LoadProcess
-from loadgen.schedule import draw
 
 SERVER = Path(__file__).with_name("scripted_server.py")
 IN_SERVER = ("refused", "backlog", "stall", "hang", "cut", "http-429", "http-503")
@@ -306,32 +305,13 @@ def _prepare(run: RunDirectory, cases: Sequence[Case], urls: dict[str, str], set
     )
     models = tuple(ModelFacts(case.name, "chat", "scripted", 0, 1, 1, 0, share) for case in cases)
     nodes = (NodeFacts("node-1", len(cases)),)
-    run.path.mkdir(parents=True, exist_ok=True)
-    run.write_header(
-        RunHeader(
-            run_id=run.path.name,
-            drill="scripted",
-            description="Scripted servers with known outages.",
-            seed=setting.seed,
-            environment="scripted",
-            anchor=Anchor.take(),
-            command_line=tuple(sys.argv),
-            versions=(),
-            commit="",
-            dirty=False,
-            host=(),
-            fleet=FleetFacts(
-                "scripted",
-                (ClusterFacts("scripted", nodes, "", ()),),
-                models,
-                tuple(Placement(case.name, "scripted", "node-1", "server-1") for case in cases),
-            ),
-            target=Target(next(iter(urls.values())), model_urls=tuple(urls.items())),
-            mix=mix,
-            load=load,
-            steps=(StepFacts("Inject", "scripted outages"),),
-            faults=(FaultMark("Scripted", "scripted", "scripted", "scripted outages"),),
-            objectives=(),
-        )
+    placements = tuple(Placement(case.name, "scripted", "node-1", "server-1") for case in cases)
+    make_run(
+        run,
+        Target(next(iter(urls.values())), model_urls=tuple(urls.items())),
+        mix,
+        load,
+        fleet=FleetFacts("scripted", (ClusterFacts("scripted", nodes, "", ()),), models, placements),
+        steps=(StepFacts("Inject", "scripted outages"),),
+        faults=(FaultMark("Scripted", "scripted", "scripted", "scripted outages"),),
     )
-    run.write_schedule(draw(load, mix))

@@ -54,7 +54,7 @@ def sender_of(
     folder: Path, client: FakeClient, *, sends: int = 100, rate_rps: float = 500.0, **options: Any
 ) -> tuple[Sender, ControlFiles]:
     run = RunDirectory(folder)
-    part = Slice(0, 1, range(sends), [int(i * NS_PER_S / rate_rps) for i in range(sends)], [0] * sends)
+    part = Slice(0, range(sends), [int(i * NS_PER_S / rate_rps) for i in range(sends)], [0] * sends)
     files = ControlFiles(run)
     options.setdefault("total_timeout_s", 0.2)
     writer = options.pop("writer", None) or OpWriter(run.ops_file("load-0"))

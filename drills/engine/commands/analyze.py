@@ -7,10 +7,9 @@ from pathlib import Path
 import click
 
 from assertions import result_schema
-from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import console_out
 from drills.engine.commands.verdict import models_table, objectives_table, print_verdict, shorten
-from drills.engine.runner.finish import judge
-from drills.engine.runner.run import EXIT_CODES
+from drills.engine.runner.run import EXIT_CODES, judge
 from history.rundir import RunDirectory
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import console_out
 from fleet.checkup import Finding, findings
 
 

@@ -6,8 +6,7 @@ import time
 
 import click
 
-from drills.engine.commands.console import out as console_out
-from drills.engine.commands.console import table_of
+from drills.engine.commands.console import console_out, table_of
 from drills.engine.commands.options import fleet_of
 from drills.engine.safety.lock import Locks, state_dir
 from fleet.environments import lock_targets

@@ -12,8 +12,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from drills.engine.commands.console import out as console_out
-from drills.engine.commands.console import table_of
+from drills.engine.commands.console import console_out, table_of
 from drills.engine.commands.options import fleet_of
 from fleet.forecast import Losses, PairForecast, placements_planned
 from fleet.spec import FleetSpec

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.table import Table
 
-from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import console_out, table_of
 from drills.engine.safety.loader import find_all
 
 
@@ -17,7 +16,5 @@ def command() -> None:
 
     A drill is one Python file; its name is the file's name with hyphens, its summary the first line of its docstring.
     """
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, file in sorted(find_all(Path.cwd()).items()):
-        table.add_row(name, file.summary)
-    console_out().print(table)
+    rows = [(name, file.summary) for name, file in sorted(find_all(Path.cwd()).items())]
+    console_out().print(table_of("drill", "summary", rows=rows, pad_edge=False, show_header=False))

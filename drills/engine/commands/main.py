@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 from rich.console import Console
 
-from drills.engine.commands.console import err as console_err
+from drills.engine.commands.console import console_err
 from history.errors import BlackstartError, UsageError
 
 COMMANDS = {

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,43 @@ from fleet.spec import FleetSpec
 from history.errors import UsageError
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What `plan` and `run` are asked for: a drill, where, with which seed and fleet, and what was confirmed."""
+
+    drill: str
+    environment: str
+    seed: int
+    fleet: str | None
+    confirmed: tuple[str, ...]
+    expect_fail: bool
+
+    def plan(self) -> Plan:
+        """The plan of that."""
+        spec = None if self.fleet is None else fleet_of(self.fleet)
+        file = find(self.drill, Path.cwd())
+        return make_plan(
+            file, self.environment, self.seed, spec, confirmed=self.confirmed, expect_fail=self.expect_fail
+        )
+
+    @property
+    def words(self) -> list[str]:
+        """The arguments that ask for the same again."""
+        words = [self.drill, "--env", self.environment, "--seed", str(self.seed)]
+        words += ["--fleet", self.fleet] if self.fleet else []
+        words += [part for name in self.confirmed for part in ("--confirm", name)]
+        return words + (["--expect-fail"] if self.expect_fail else [])
+
+
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds DRILL, --env, --seed, --fleet, --confirm and --expect-fail to a command."""
+    """Adds DRILL, --env, --seed, --fleet, --confirm and --expect-fail to a command, which gets them as ``asked``."""
+
+    @wraps(command)
+    def asking(**options: Any) -> Any:
+        asked = Asked(**{field.name: options.pop(field.name) for field in fields(Asked)})
+        return command(asked, **options)
+
+    wrapped: Callable[..., Any] = asking
     for add in (
         click.option(
             "--expect-fail",
@@ -34,7 +71,6 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--fleet",
-            "fleet_text",
             metavar="FLEET",
             help="Another fleet for the same drill: a TOML file, or a "
             "fleet of blackstart with its arguments, for example three-clusters:headroom=0.",
@@ -51,17 +87,8 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.argument("drill"),
     ):
-        command = add(command)
-    return command
-
-
-def plan_of(
-    drill: str, environment: str, seed: int, fleet_text: str | None, confirmed: tuple[str, ...], expect_fail: bool
-) -> Plan:
-    """The plan for these options."""
-    spec = None if fleet_text is None else fleet_of(fleet_text)
-    file = find(drill, Path.cwd())
-    return make_plan(file, environment, seed, spec, confirmed=confirmed, expect_fail=expect_fail)
+        wrapped = add(wrapped)
+    return wrapped
 
 
 def fleet_of(text: str) -> FleetSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,13 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drills.engine.commands.console import out as console_out
-from drills.engine.commands.console import table_of
-from drills.engine.commands.options import plan_of, planning
+from drills.engine.commands.console import console_out, table_of
+from drills.engine.commands.options import Asked, planning
 from drills.engine.nouns.guards import Guard, stop_request
 from drills.engine.safety.plan import Plan
 from history.errors import UsageError
-from history.records import AT_LEAST, Forecast, ModelForecast
+from history.records import AT_LEAST, Forecast, ModelForecast, ObjectiveSpec
 
 SHOWN = 4
 
@@ -25,15 +25,7 @@ SHOWN = 4
 @click.command("plan")
 @planning
 @click.option("--json", "as_json", is_flag=True, help="Everything as one JSON object.")
-def command(
-    drill: str,
-    environment: str,
-    seed: int,
-    fleet_text: str | None,
-    confirmed: tuple[str, ...],
-    expect_fail: bool,
-    as_json: bool,
-) -> int:
+def command(asked: Asked, as_json: bool) -> int:
     """Show what DRILL would do, without doing it.
 
     Resolved targets and blast radius, steps with their times, objectives, guards, how long a hold takes to be proven
@@ -45,7 +37,7 @@ def command(
     not confirmed; a lock that is held; a blast radius larger, or survivors fewer, than declared; an observer that would
     die with the victim; objectives that the forecast excludes.
     """
-    plan = plan_of(drill, environment, seed, fleet_text, confirmed, expect_fail)
+    plan = asked.plan()
     if as_json:
         click.echo(json.dumps(facts(plan), indent=2, ensure_ascii=False))
     else:
@@ -88,13 +80,7 @@ def show(console: Console, plan: Plan) -> None:
         f"{plan.drill.longest_s():g} s",
         soft_wrap=True,
     )
-    for title, table in (
-        ("Fleet", fleet_table(plan)),
-        ("Steps", steps_table(plan)),
-        ("Objectives", objectives_table(plan)),
-        ("Guards: heal at once, verdict unknown", guards_table(plan)),
-        ("Holds: how long a recovery takes to be proven at 95 %", holds_table(plan)),
-    ):
+    for title, table in tables(plan):
         console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
     for forecast in plan.forecasts:
@@ -117,72 +103,61 @@ def guards_of(plan: Plan) -> tuple[Guard, ...]:
     return (*plan.drill.guards, stop_request())
 
 
-def fleet_table(plan: Plan) -> Table:
-    """Clusters, their nodes and GPUs, and which of them the drill hurts."""
-    table = table_of("cluster", "nodes", "GPUs", "in this drill")
-    hurt = {mark.cluster: mark for mark in plan.marks}
-    for cluster in plan.drill.fleet.clusters:
-        mark = hurt.get(cluster.name)
-        role = f"victim: {mark.kind}, clients see: {mark.signature}" if mark else "must survive"
-        gpus = " + ".join(str(node.gpus) for node in cluster.nodes)
-        table.add_row(cluster.name, str(len(cluster.nodes)), gpus, role)
-    return table
-
-
-def steps_table(plan: Plan) -> Table:
-    """Steps in order with the longest that each can last."""
-    table = table_of("step", "at most")
-    for step in plan.drill.steps:
-        table.add_row(step.describe(), f"{step.longest_s():g} s" if step.longest_s() else "")
-    return table
-
-
-def objectives_table(plan: Plan) -> Table:
-    """Objectives with window and limit."""
-    table = table_of("objective", "window", "limit")
-    for objective in plan.drill.objectives:
-        spec = objective.spec
-        sign = "≥" if spec.indicator in AT_LEAST else "≤"
-        proven = f" at ratio {spec.ratio:g}" if spec.indicator in ("recovered", "service_back", "no_dip") else ""
-        table.add_row(spec.name, spec.window, f"{sign} {spec.limit:g} {spec.unit}{proven}")
-    return table
-
-
-def guards_table(plan: Plan) -> Table:
-    """Live predicates; the declared blast radius is checked before the start."""
-    table = table_of("guard", "trips unless")
-    radius = plan.drill.blast_radius
-    table.add_row(
-        "blast-radius", f"at most {radius.clusters} hurt at once, at least {radius.survivors} survive (checked now)"
+def tables(plan: Plan) -> Iterator[tuple[str, Table]]:
+    """What is hurt, in which steps, what must hold, what ends the run, how long a recovery takes to be proven."""
+    drill, radius = plan.drill, plan.drill.blast_radius
+    hurt = {mark.cluster: f"victim: {mark.kind}, clients see: {mark.signature}" for mark in plan.marks}
+    yield (
+        "Fleet",
+        table_of(
+            *("cluster", "nodes", "GPUs", "in this drill"),
+            rows=[
+                (c.name, len(c.nodes), " + ".join(str(node.gpus) for node in c.nodes), hurt.get(c.name, "must survive"))
+                for c in drill.fleet.clusters
+            ],
+        ),
     )
-    for guard in guards_of(plan):
-        table.add_row(guard.name, guard.describe())
-    return table
+    steps = [(step.describe(), f"{step.longest_s():g} s" if step.longest_s() else "") for step in drill.steps]
+    yield "Steps", table_of("step", "at most", rows=steps)
+    specs = [objective.spec for objective in drill.objectives]
+    yield "Objectives", table_of("objective", "window", "limit", rows=[(s.name, s.window, limit(s)) for s in specs])
+    checked = f"at most {radius.clusters} hurt at once, at least {radius.survivors} survive (checked now)"
+    guards = [("blast-radius", checked), *((guard.name, guard.describe()) for guard in guards_of(plan))]
+    yield "Guards: heal at once, verdict unknown", table_of("guard", "trips unless", rows=guards)
+    yield (
+        "Holds: how long a recovery takes to be proven at 95 %",
+        table_of(
+            *("scope", "rate", "ratio", "good in a row", "takes"),
+            rows=[(h.scope, f"{h.rate_rps:.1f} rps", f"{h.ratio:g}", h.ops, f"{h.seconds:.1f} s") for h in plan.holds],
+        ),
+    )
 
 
-def holds_table(plan: Plan) -> Table:
-    """Rate, ops in a row and seconds that each recovery objective needs."""
-    table = table_of("scope", "rate", "ratio", "good in a row", "takes")
-    for hold in plan.holds:
-        table.add_row(hold.scope, f"{hold.rate_rps:.1f} rps", f"{hold.ratio:g}", str(hold.ops), f"{hold.seconds:.1f} s")
-    return table
+def limit(spec: ObjectiveSpec) -> str:
+    """``≤ 10 s at ratio 0.99``."""
+    sign = "≥" if spec.indicator in AT_LEAST else "≤"
+    proven = f" at ratio {spec.ratio:g}" if spec.indicator in ("recovered", "service_back", "no_dip") else ""
+    return f"{sign} {spec.limit:g} {spec.unit}{proven}"
 
 
 def forecast_table(forecast: Forecast) -> Table:
     """What each model loses, whether it fits, and the least time that its bytes need."""
-    table = table_of("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not")
-    for model in forecast.models:
-        table.add_row(
-            model.model,
-            str(model.replicas_lost),
-            placeable(model),
-            "yes" if model.fits else "?" if model.undecided else "NO",
-            where(model),
-            f"{model.reload_bytes / 2**20:.0f} MiB" if model.reload_bytes else "",
-            f"{model.reload_s:.2f} s" if model.reload_s is not None else "",
-            "" if model.fits else model.reason,
-        )
-    return table
+    return table_of(
+        *("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not"),
+        rows=[
+            (
+                model.model,
+                model.replicas_lost,
+                placeable(model),
+                "yes" if model.fits else "?" if model.undecided else "NO",
+                where(model),
+                f"{model.reload_bytes / 2**20:.0f} MiB" if model.reload_bytes else "",
+                f"{model.reload_s:.2f} s" if model.reload_s is not None else "",
+                "" if model.fits else model.reason,
+            )
+            for model in forecast.models
+        ],
+    )
 
 
 def placeable(model: ModelForecast) -> str:

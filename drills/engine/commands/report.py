@@ -6,9 +6,10 @@ from pathlib import Path
 
 import click
 
-from drills.engine.commands.console import out as console_out
+import reports
+from drills.engine.commands.console import console_out
 from drills.engine.commands.verdict import print_verdict, shorten
-from drills.engine.runner.finish import judge, write_reports
+from drills.engine.runner.run import judge
 from history.rundir import RunDirectory
 
 
@@ -22,7 +23,7 @@ def command(run: Path) -> int:
     """
     console = console_out()
     history, result = judge(run)
-    write_reports(run, history, result)
+    reports.write_all(history, result, RunDirectory(run))
     print_verdict(console, result)
     console.print(f" report: {shorten(RunDirectory(run).report)}", soft_wrap=True)
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from drills.engine.commands.console import out as console_out
+from drills.engine.commands.console import console_out
 from drills.engine.commands.verdict import shorten
 from drills.engine.safety.lock import Locks, state_dir
 from drills.engine.safety.restore import restore, unhealed

@@ -9,11 +9,11 @@ from pathlib import Path
 import click
 
 from drills.engine.commands import ablate as ablation
-from drills.engine.commands.console import out as console_out
-from drills.engine.commands.options import plan_of, planning
+from drills.engine.commands.console import console_out
+from drills.engine.commands.options import Asked, planning
 from drills.engine.commands.verdict import print_outcome
 from drills.engine.runner.run import run_drill
-from drills.engine.runner.view import LiveView, PlainView
+from drills.engine.runner.view import view_on
 from drills.engine.safety.refusals import refuse
 
 DEFAULT_OUT = Path("runs")
@@ -52,12 +52,7 @@ DEFAULT_OUT = Path("runs")
 @click.option("--leave-one-out", is_flag=True, help="With --ablate: also with all but each.")
 @click.option("--plain", is_flag=True, help="One plain line an event, also on a terminal (CI gets this by itself).")
 def command(
-    drill: str,
-    environment: str,
-    seed: int,
-    fleet_text: str | None,
-    confirmed: tuple[str, ...],
-    expect_fail: bool,
+    asked: Asked,
     out: Path,
     gateway_port: int,
     webhook: str,
@@ -76,14 +71,11 @@ def command(
     It refuses to start (exit 4, nothing touched) whenever `blackstart plan` shows a reason: see there.
     """
     if ablate:
-        return ablation.ablate(console_out(), drill, environment, seed, out, leave_one_out)
-    plan = plan_of(drill, environment, seed, fleet_text, confirmed, expect_fail)
+        return ablation.ablate(console_out(), asked.drill, asked.environment, asked.seed, out, leave_one_out)
+    plan = asked.plan()
     refuse(plan.refusals)
     console = console_out()
-    again = ["blackstart", "run", drill, "--env", environment, "--seed", str(seed)]
-    again += ["--fleet", fleet_text] if fleet_text else []
-    again += [part for name in confirmed for part in ("--confirm", name)]
-    again += ["--expect-fail"] if expect_fail else []
+    again = ["blackstart", "run", *asked.words]
     again += ["--out", str(out)] if out != DEFAULT_OUT else []
     again += ["--gateway-port", str(gateway_port)] if gateway_port else []
     again += ["--plain"] if plain else []  # not the webhook: its address is often a secret, and this is recorded
@@ -95,13 +87,8 @@ def command(
                 f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}",
                 soft_wrap=True,
             )
-    command_line = tuple(again)
-    if plain or not console.is_terminal:
-        outcome = run_drill(plan, out, PlainView(console), command_line, gateway_port, webhook)
-    else:
-        view = LiveView(console)
-        with view.shown():
-            outcome = run_drill(plan, out, view, command_line, gateway_port, webhook)
+    with view_on(console, plain=plain) as view:
+        outcome = run_drill(plan, out, view, tuple(again), gateway_port, webhook)
     print_outcome(console, outcome, shlex.join(again))
     sys.stdout.flush()
     return outcome.exit_code

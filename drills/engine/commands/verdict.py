@@ -25,14 +25,12 @@ MANY = 20
 def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
     """Everything that a tired person needs, the most important last."""
     result = outcome.result
-    console.print()
-    console.print(models_table(result))
-    console.print()
-    console.print(objectives_table(result))
-    console.print()
+    tables = [models_table(result), objectives_table(result)]
     if (scale := outcome.run.header.time_scale) != 1.0:
-        console.print(replay_table(result, scale))
-        console.print()
+        tables.append(replay_table(result, scale))
+    for table in tables:
+        console.print("", table, sep="\n")
+    console.print()
     for failure in outcome.failures:
         console.print(Text(f"Clean-up: {failure}", style="yellow"))
     print_verdict(console, result)
@@ -57,47 +55,36 @@ def models_table(result: Result) -> Table:
     """Recovery against limit, a line a model; seconds since the injection."""
     limits = {o.scope.removeprefix("model:"): o for o in result.objectives if o.indicator == "recovered"}
     figures = ("lost replicas", "first success", "service back", "recovered", "limit")
-    table = table_of("model", *figures, "verdict", right=figures, **LOOK)
-    shown = {
-        name: m for name, m in result.models.items() if len(result.models) <= MANY or not _passed(limits.get(name))
-    }
-    for name, model in shown.items():
+    rows = []
+    for name, model in result.models.items():
         objective = limits.get(name)
-        table.add_row(
-            name,
-            str(model.victims),
-            seconds(model.first_success_s),
-            interval(model, model.service_back_s),
-            interval(model, model.recovered_s),
-            f"{objective.limit:g} s" if objective else "",
-            Text(*MARKS[objective.verdict]) if objective else "",
-        )
-    return table
+        if len(result.models) > MANY and objective is not None and objective.verdict == "pass":
+            continue
+        back, recovered = interval(model, model.service_back_s), interval(model, model.recovered_s)
+        limit = (f"{objective.limit:g} s", Text(*MARKS[objective.verdict])) if objective else ()
+        rows.append((name, model.victims, seconds(model.first_success_s), back, recovered, *limit))
+    return table_of("model", *figures, "verdict", rows=rows, right=figures, **LOOK)
 
 
 def objectives_table(result: Result) -> Table:
     """Objectives other than each model's recovery: measured against limit."""
-    figures = ("measured", "limit")
-    table = table_of("objective", *figures, "verdict", right=figures, **LOOK)
-    for objective in result.objectives:
-        if objective.indicator == "recovered" and objective.scope.removeprefix("model:") in result.models:
-            continue
-        table.add_row(
-            _label(objective), objective.text, f"{objective.limit:g} {objective.unit}", Text(*MARKS[objective.verdict])
-        )
-    return table
+    rows = [
+        (_label(o), o.text, f"{o.limit:g} {o.unit}", Text(*MARKS[o.verdict]))
+        for o in result.objectives
+        if o.indicator != "recovered" or o.scope.removeprefix("model:") not in result.models
+    ]
+    return table_of("objective", "measured", "limit", "verdict", rows=rows, right=("measured", "limit"), **LOOK)
 
 
 def replay_table(result: Result, scale: float) -> Table:
     """Classes in both clocks: the run's seconds, and what they stand for."""
-    figures = ("recovered", "full capacity", "second dip")
-    table = table_of("class", *figures, right=figures, caption=f"1 s stands for {scale:g} s", **LOOK)
+    figures, rows = ("recovered", "full capacity", "second dip"), []
     for name, found in result.classes.items():
         low, high = found.recovered_s or (0.0, None)
         back = "unaffected" if found.unaffected else both(high, scale) if high is not None else f"> {both(low, scale)}"
         dips = [w.start_s for w in result.windows if w.name == "relapse" and w.scope == name]
-        table.add_row(name, back, both(found.full_capacity_s, scale), both(dips[0] if dips else None, scale))
-    return table
+        rows.append((name, back, both(found.full_capacity_s, scale), both(dips[0] if dips else None, scale)))
+    return table_of("class", *figures, rows=rows, right=figures, caption=f"1 s stands for {scale:g} s", **LOOK)
 
 
 def seconds(value: float | None) -> str:
@@ -123,7 +110,3 @@ def shorten(path: Path) -> str:
 def _label(objective: ObjectiveResult) -> str:
     """The objective's name, and the scope that it expanded to."""
     return objective.name if f"[{objective.scope}" in objective.name else f"{objective.name} {objective.scope}"
-
-
-def _passed(objective: ObjectiveResult | None) -> bool:
-    return objective is not None and objective.verdict == "pass"

@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from drills.engine.commands.console import out as console_out
-from drills.engine.runner.view import LiveView, PlainView
+from drills.engine.commands.console import console_out
+from drills.engine.runner.view import view_on
 from drills.engine.runner.watching import Stamp, Watching
 from drills.engine.safety.ledger import read_ledger
 from drills.engine.safety.lock import Locks, state_dir
@@ -41,12 +41,8 @@ def command(run: Path | None, plain: bool) -> int:
         raise UsageError(f"{run} is not a run directory", hint="give the directory that `blackstart run` printed")
     console.print(f"Watching {run}", soft_wrap=True)
     stamp = Stamp()
-    if plain or not console.is_terminal:
-        ended = Watching(run, locks, PlainView(console, clock=stamp), stamp).follow()
-    else:
-        view = LiveView(console)
-        with view.shown():
-            ended = Watching(run, locks, view, stamp).follow()
+    with view_on(console, plain=plain, clock=stamp) as view:
+        ended = Watching(run, locks, view, stamp).follow()
     console.print(f"{run.name}: {ended}", soft_wrap=True)
     return 0
 

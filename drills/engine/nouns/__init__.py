@@ -16,8 +16,7 @@ from drills.engine.nouns.faults import (
 from drills.engine.nouns.guards import Guard
 from drills.engine.nouns.located import Located, Problem, Where
 from drills.engine.nouns.objectives import Objective
-from drills.engine.nouns.stages import Stage
-from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step, Until
+from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Stage, Step, Until
 from history.records import StoryPost
 
 __all__ = [

@@ -162,21 +162,17 @@ class Drill(Located):
     def _order_problems(self) -> list[Problem]:
         found: list[Problem] = []
         hurt: set[str] = set()
-        outside: set[str] = set()
         if not self.steps or not isinstance(self.steps[0], Baseline):
             found.append(self.problem("steps: the first step must be a Baseline; without it nothing can be compared"))
         if not self.faults:
             found.append(self.problem("steps: there is no Inject; a drill that injects nothing proves nothing"))
         for step in self.steps:
-            if isinstance(step, Inject) and not step.fault.cluster:
-                outside.add(step.fault.target)
-            elif isinstance(step, Inject):
-                hurt.add(step.fault.cluster)
+            if isinstance(step, Inject):
+                hurt.add(step.fault.target)
             elif isinstance(step, Restore):
-                if step.cluster not in hurt | outside:
+                if step.cluster not in hurt:
                     found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))
                 hurt.discard(step.cluster)
-                outside.discard(step.cluster)
         return found
 
     def _objective_problems(self, clusters: tuple[str, ...]) -> list[Problem]:

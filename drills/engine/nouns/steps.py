@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from assertions.live import Progress
 from drills.engine.nouns.faults import Fault
 from drills.engine.nouns.located import Located, Problem
-from drills.engine.nouns.stages import Stage, stage_problems
 from history.reader import Run
 
 
@@ -94,6 +94,46 @@ class Observe(Located):
         return found
 
 
+Deed = Literal[
+    "wait",
+    "set up",
+    "cut control plane",
+    "mend control plane",
+    "upgrade",
+    "downgrade",
+    "check ingress",
+    "tear down",
+    "rebuild",
+    "return traffic",
+]
+
+
+@dataclass(frozen=True)
+class Stage(Located):
+    """One stage of a restore as people live through it: ``does`` is done at once and checked, the rest of ``seconds``
+    is waited. The duration is what people and providers need; it is the only thing that is programmed.
+
+    ``value``: the version (upgrade, downgrade), or the manifests themselves (check ingress). ``return traffic`` raises
+    the cluster's part of the traffic evenly over ``seconds``. ``refused``: the declared answer of the check is no.
+    """
+
+    name: str
+    seconds: float
+    does: Deed = "wait"
+    value: str = ""
+    refused: bool = False
+
+    def problems(self) -> list[Problem]:
+        found = []
+        if not self.seconds >= 0:
+            found.append(f"seconds={self.seconds!r}: must not be negative")
+        if self.does not in get_args(Deed):
+            found.append(f"does={self.does!r}: must be one of {', '.join(get_args(Deed))}")
+        if self.does in ("upgrade", "downgrade", "check ingress") and not self.value:
+            found.append(f"does={self.does!r}: needs a value")
+        return [self.problem(f"Stage {self.name!r}: {text}") for text in found]
+
+
 @dataclass(frozen=True)
 class Restore(Located):
     """Heals the fault in ``cluster`` (or in the weight store of that name) and verifies that it is back."""
@@ -111,7 +151,10 @@ class Restore(Located):
         return sum(stage.seconds for stage in self.stages)
 
     def problems(self) -> list[Problem]:
-        return stage_problems(self.cluster, self.stages)
+        found = [problem for stage in self.stages for problem in stage.problems()]
+        if self.stages and not any(stage.does == "rebuild" for stage in self.stages):
+            found.append(self.stages[0].problem(f"Restore({self.cluster!r}): one of its stages must be 'rebuild'"))
+        return found
 
 
 Step = Baseline | Inject | Observe | Restore

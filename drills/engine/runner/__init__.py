@@ -7,7 +7,6 @@ staging.py    a cluster's restore stage by stage
 steps.py      carries out the steps of a drill
 tail.py       the history so far, for live predicates and the terminal
 facts.py      the run header: everything a stranger needs
-finish.py     merge -> analyze -> reports
 view.py       what people see meanwhile
 run.py        all of it: Plan -> RunOutcome
 """

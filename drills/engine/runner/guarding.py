@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from pathlib import Path
 
 from drills.engine.nouns.guards import Glance, Guard, stop_request
@@ -23,14 +22,6 @@ class RunStopped(Exception):
 
 class GuardTripped(RunStopped):
     """A guard ended the run; its op is in the history."""
-
-
-@dataclass(frozen=True)
-class Trip:
-    """The guard that tripped, and why."""
-
-    guard: Guard
-    reason: str
 
 
 class StopRequest:
@@ -58,8 +49,8 @@ class GuardWatch:
         self._guards = (stop_request(), *guards)
         self._since_ns: dict[int, int] = {}
 
-    def look(self, glance: Glance) -> Trip | None:
-        """The first guard that trips now."""
+    def look(self, glance: Glance) -> tuple[Guard, str] | None:
+        """The first guard that trips now, and why."""
         for number, guard in enumerate(self._guards):
             reason = guard.check(glance)
             if not reason:
@@ -67,5 +58,5 @@ class GuardWatch:
                 continue
             since = self._since_ns.setdefault(number, glance.now_ns)
             if glance.now_ns - since >= guard.grace_s * NS_PER_S:
-                return Trip(guard, reason)
+                return guard, reason
         return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from drills.engine.nouns.faults import Fault
@@ -14,13 +15,14 @@ from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.recorder import Recorder
 from drills.engine.safety.custody import Custody
 from fleet.protocols import Cluster, Fleet
-from history.clock import NS_PER_S
+from history.clock import NS_PER_S, Clock
 from history.errors import FaultError
 from history.op import FAULT_HEAL, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED, PROVISIONED
 from history.records import Signal
 
 VERIFY_S = 10.0
 """A fault that has not taken effect by then has failed."""
+POLL_S = 0.05
 HEAL_S = 60.0
 """A cluster that is not verified back by then is reported as not healed."""
 
@@ -61,7 +63,7 @@ class Injector:
                 label=mark.label,
             )
         self._custody.injected(mark, fault.target)
-        signals = self._until_all(lambda: fault.verify(subject), VERIFY_S, pulse)
+        signals = until_all(lambda: fault.verify(subject), VERIFY_S, clock, pulse)
         self._record(FAULT_VERIFIED, called, fault.cluster, signals)
         if failed := [signal for signal in signals if not signal.ok]:
             raise RunStopped(
@@ -82,7 +84,7 @@ class Injector:
             fault.heal(subject)
         del self._faults[name]
         stages: dict[str, tuple[int, Signal]] = {}
-        signals = self._until_all(lambda: self._note(stages, fault.verify_healed(subject)), HEAL_S, lambda: None)
+        signals = until_all(lambda: self._note(stages, fault.verify_healed(subject)), HEAL_S, self._recorder.clock)
         for stage, (seen_ns, signal) in stages.items():
             self._recorder.event(
                 PROVISIONED,
@@ -102,21 +104,6 @@ class Injector:
     def _subject(self, fault: Fault) -> Any:
         return self._clusters[fault.cluster] if fault.cluster else self._fleet
 
-    def _until_all(
-        self, look: Callable[[], tuple[Signal, ...]], at_most_s: float, pulse: Callable[[], None]
-    ) -> tuple[Signal, ...]:
-        clock = self._recorder.clock
-        deadline = clock() + round(at_most_s * NS_PER_S)
-        while True:
-            try:
-                signals = look()
-            except FaultError as error:
-                signals = (Signal("verification", False, error.message),)
-            if all(signal.ok for signal in signals) or clock() >= deadline:
-                return signals
-            pulse()
-            time.sleep(0.05)
-
     def _note(self, stages: dict[str, tuple[int, Signal]], signals: tuple[Signal, ...]) -> tuple[Signal, ...]:
         """Keeps when each signal was first ok, or last asked; passes them on."""
         for signal in signals:
@@ -132,5 +119,21 @@ class Injector:
             done_ns=self._recorder.clock(),
             outcome="ok" if ok else "fail",
             cluster=cluster,
-            signals=[{"name": s.name, "ok": s.ok, "seen": s.seen} for s in signals],
+            signals=[asdict(signal) for signal in signals],
         )
+
+
+def until_all(
+    look: Callable[[], tuple[Signal, ...]], at_most_s: float, clock: Clock, pulse: Callable[[], object] = lambda: None
+) -> tuple[Signal, ...]:
+    """Looks until every signal is ok, or ``at_most_s`` are over; ``pulse`` is called in between and may raise."""
+    deadline = clock() + round(at_most_s * NS_PER_S)
+    while True:
+        try:
+            signals = look()
+        except FaultError as error:
+            signals = (Signal("verification", False, error.message),)
+        if all(signal.ok for signal in signals) or clock() >= deadline:
+            return signals
+        pulse()
+        time.sleep(POLL_S)

@@ -42,7 +42,7 @@ class Observers:
 
     def _observe(self, name: str, watch: Watch) -> None:
         try:
-            watch(self._recorder.emit, self._stop)
+            watch(self._recorder.append, self._stop)
         except Exception as error:
             with suppress(RecordingError):  # a full disk ends the run elsewhere: the load process says so
                 if not self._stop.is_set():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from history.clock import Clock
@@ -9,11 +10,11 @@ from history.op import RUNNER, Op, Outcome
 from history.writer import OpWriter
 
 
-class Recorder:
-    """Appends runner events, stamped by the run's clock, and passes on what observers saw."""
+class Recorder(OpWriter):
+    """A writer of runner events, stamped by the run's clock, and of what observers saw (``append``)."""
 
-    def __init__(self, writer: OpWriter, clock: Clock) -> None:
-        self._writer = writer
+    def __init__(self, path: Path, clock: Clock) -> None:
+        super().__init__(path)
         self.clock = clock
 
     def event(
@@ -33,7 +34,7 @@ class Recorder:
         at = self.clock() if at_ns is None else at_ns
         op = Op(
             source=source,
-            process=self._writer.process,
+            process=self.process,
             kind=kind,
             t_intended=at,
             t_sent=at,
@@ -43,13 +44,5 @@ class Recorder:
             error=error,
             detail=detail,
         )
-        self._writer.append(op)
+        self.append(op)
         return op
-
-    def emit(self, op: Op) -> None:
-        """Records an op that an observer made."""
-        self._writer.append(op)
-
-    def close(self) -> None:
-        """Ends the file."""
-        self._writer.close()

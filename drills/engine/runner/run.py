@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import assertions
+import reports
 from assertions.result import Result
-from drills.engine.runner.finish import judge, merge_history, write_reports
 from drills.engine.runner.guarding import GuardTripped, RunStopped, StopRequest
 from drills.engine.runner.interrupts import Interrupts
 from drills.engine.runner.session import Session
 from drills.engine.runner.steps import StepRunner
 from drills.engine.runner.view import View
 from drills.engine.safety.custody import Custody
-from drills.engine.safety.plan import Plan, work_dir
+from drills.engine.safety.plan import Plan
 from drills.engine.safety.refusals import refuse
 from fleet.environments import facts_to_heal, open_fleet
 from history.errors import BlackstartError, RecordingError, Refused
 from history.op import INTERRUPTED, PROCESS_DIED
-from history.reader import Run
-from history.rundir import RunDirectory
+from history.reader import Run, merge, read_run
+from history.rundir import RunDirectory, write_atomic
 
 EXIT_CODES = {"pass": 0, "fail": 1, "unknown": 2}
 INTERRUPTED_EXIT = 130
@@ -46,11 +47,11 @@ def run_drill(
     them was not healed.
     """
     refuse(plan.refusals)
-    directory, run_id = name_directory(plan, out)
+    directory = name_directory(plan, out)
     fleet = open_fleet(
         plan.environment,
         plan.drill.fleet,
-        work_dir=work_dir(directory.path),
+        work_dir=directory.path / "fleet",
         logs=directory.logs,
         gateway_port=gateway_port,
     )
@@ -59,11 +60,11 @@ def run_drill(
     with Interrupts(view, stop) as interrupts, custody:
         make_directory(plan, directory)
         view.note(f"Run directory: {directory.path}")
-        session = Session(plan, fleet, directory, run_id, view, command_line, custody, stop, interrupts)
+        session = Session(plan, fleet, directory, view, command_line, custody, stop, interrupts)
         interrupted = _carry_out(session)
-        merge_history(directory)
+        merge(directory)
         run, result = judge(directory.path)
-        write_reports(directory.path, run, result)
+        reports.write_all(run, result, directory)
         custody.outcome = "interrupted" if interrupted else result.verdict
     code = INTERRUPTED_EXIT if interrupted else EXIT_CODES[result.verdict]
     return RunOutcome(directory, run, result, code, tuple(session.failures))
@@ -93,17 +94,24 @@ def _carry_out(session: Session) -> bool:
     except RecordingError:
         raise
     except BlackstartError:
-        merge_history(session.directory)
+        merge(session.directory)
         raise
     view.done("Stopped load and fleet", ok=not session.failures)
     return interrupted
 
 
-def name_directory(plan: Plan, out: Path) -> tuple[RunDirectory, str]:
-    """The run directory beneath ``out`` and the run's id; makes nothing."""
+def judge(path: Path) -> tuple[Run, Result]:
+    """Reads a run directory, judges it, and writes ``result.json``."""
+    run = read_run(path)
+    result = assertions.analyze(run)
+    write_atomic(RunDirectory(path).result, assertions.encode_result(result))
+    return run, result
+
+
+def name_directory(plan: Plan, out: Path) -> RunDirectory:
+    """The run directory beneath ``out``, whose name is the run's id; makes nothing."""
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    run_id = f"{plan.drill.name}-{stamp}-{plan.seed}"
-    return RunDirectory((out / run_id).resolve()), run_id
+    return RunDirectory((out / f"{plan.drill.name}-{stamp}-{plan.seed}").resolve())
 
 
 def make_directory(plan: Plan, directory: RunDirectory) -> None:

@@ -34,7 +34,6 @@ from history.op import CLOCK_STEPPED, FLEET_READY, GUARD, NOTED, PROCESS_DIED, R
 from history.reader import Run
 from history.records import RunHeader, Signal
 from history.rundir import RunDirectory, Schedule
-from history.writer import OpWriter
 from loadgen.schedule import draw
 
 CLOCK_STEP_S = 0.25
@@ -51,7 +50,6 @@ class Session:
         plan: Plan,
         fleet: Fleet,
         directory: RunDirectory,
-        run_id: str,
         view: View,
         command_line: tuple[str, ...],
         custody: Custody,
@@ -63,7 +61,7 @@ class Session:
         self.failures: list[str] = []
         self.unrecorded: RecordingError | None = None
         self.stop_request, self.interrupts = stop_request, interrupts
-        self._run_id, self._command_line, self._custody = run_id, command_line, custody
+        self._command_line, self._custody = command_line, custody
         self._anchor = Anchor.take()
         self._undo = ExitStack()
         self._guards = GuardWatch(tuple(plan.drill.guards))
@@ -132,8 +130,9 @@ class Session:
         victims = tuple(fault.cluster for fault in self.plan.drill.faults if fault.cluster)
         glance = Glance(run, self.clock(), self.load_start_ns, victims, str(self.stop_request))
         if (trip := self._guards.look(glance)) is not None:
-            self.recorder.event(trip.guard.name, source=GUARD, outcome="fail", reason=trip.reason)
-            raise GuardTripped(f"guard {trip.guard.name} tripped: {trip.reason}")
+            guard, reason = trip
+            self.recorder.event(guard.name, source=GUARD, outcome="fail", reason=reason)
+            raise GuardTripped(f"guard {guard.name} tripped: {reason}")
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
         """See ``Injector.inject``; before the first one, ``Refused`` where the running fleet gives a reason not to."""
@@ -150,12 +149,12 @@ class Session:
         """What even the shortest run leaves: a journal, a header and a schedule that can be judged."""
         self._undo.callback(self._attempt, "make sure that nothing is left", self._secure)
         self._custody.begin()
-        self.recorder = Recorder(OpWriter(self.directory.ops_file("runner")), self.clock)
+        self.recorder = Recorder(self.directory.ops_file("runner"), self.clock)
         self._injector = Injector(self.fleet, self.recorder, self._custody)
         self._traffic = Traffic(self.plan.drill.load, self.directory, self.recorder, self.failures)
         self._undo.callback(self.recorder.close)
         self._undo.callback(self._attempt, "record the end", self._record_end)
-        self._header = first_header(self.plan, self.fleet, self._run_id, self._anchor, self._command_line)
+        self._header = first_header(self.plan, self.fleet, self.directory.path.name, self._anchor, self._command_line)
         self._schedule = draw(self._header.load, self._header.mix)
         self.directory.write_header(self._header)
         self.directory.write_schedule(self._schedule)
@@ -197,7 +196,7 @@ class Session:
         record_clock_step(self._anchor, Anchor.take(), self.recorder)
         if self.fleet.prometheus_url is not None and self.load_start_ns:
             prometheus.record(
-                self.fleet.prometheus_url, self.load_start_ns, self.clock(), self._anchor, self.recorder.emit
+                self.fleet.prometheus_url, self.load_start_ns, self.clock(), self._anchor, self.recorder.append
             )
 
     def _stop_fleet(self) -> None:

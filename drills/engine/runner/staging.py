@@ -7,10 +7,12 @@ declared ends the run; nothing here knows how long anything else takes to recove
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Protocol, cast
 
 from drills.engine.nouns import Restore, Stage, Until
 from drills.engine.runner.guarding import RunStopped
+from drills.engine.runner.injector import until_all
 from drills.engine.runner.session import Session
 from fleet.manifests import kinds_of, not_served
 from fleet.protocols import ControlPlaneControl, PowerControl, RestorationControl, TrafficControl
@@ -78,7 +80,7 @@ class Staging:
             does=stage.does,
             seconds=stage.seconds,
             refused=stage.refused,
-            signals=[{"name": s.name, "ok": s.ok, "seen": s.seen} for s in signals],
+            signals=[asdict(signal) for signal in signals],
         )
         seen = "; ".join(signal.seen for signal in signals)
         session.view.note(
@@ -118,12 +120,8 @@ class Staging:
         return ()
 
     def _seen(self, look: Callable[[], tuple[Signal, ...]]) -> tuple[Signal, ...]:
-        deadline = self._session.clock() + round(SETTLE_S * NS_PER_S)
-        while True:
-            signals = look()
-            if all(signal.ok for signal in signals) or self._session.clock() >= deadline:
-                return signals
-            self._wait(self._session.clock() + NS_PER_S // 10, "restore", None)
+        clock = self._session.clock
+        return until_all(look, SETTLE_S, clock, lambda: self._wait(clock() + NS_PER_S // 20, "restore", None))
 
     def _ingress(self, manifests: str) -> Signal:
         missing = not_served(manifests, self._cluster.served())

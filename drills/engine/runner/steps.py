@@ -8,8 +8,7 @@ from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
 from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
 from drills.engine.runner.staging import Staging
-from drills.engine.runner.strip import strip_of
-from drills.engine.runner.view import Strip
+from drills.engine.runner.strip import lately, strip_of
 from history.clock import NS_PER_S
 from history.op import STEP_END, STEP_START, Outcome
 from history.reader import Run
@@ -24,9 +23,7 @@ class StepRunner:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._look_s = LOOK_S
         self._next_look = 0.0
-        self._run: Run | None = None
 
     def run(self, steps: tuple[Step, ...]) -> None:
         """All steps; ``RunStopped`` when the run cannot go on."""
@@ -88,7 +85,7 @@ class StepRunner:
                     waiting = progress.text
                     if progress.done:
                         return True, ""
-                session.view.tick(self._strip(run, phase, waiting))
+                session.view.tick(strip_of(run, session.clock(), session.load_start_ns, phase, waiting))
             time.sleep(min(TICK_S, max(0.0, (until_ns - now) / NS_PER_S)))
         return False, waiting
 
@@ -107,20 +104,12 @@ class StepRunner:
 
     def _look(self) -> Run:
         began = time.monotonic()
-        self._run = self._session.tail.run()
-        self._look_s = max(LOOK_S, 5 * (time.monotonic() - began))
-        self._next_look = time.monotonic() + self._look_s
-        return self._run
+        run = self._session.tail.run()
+        self._next_look = time.monotonic() + max(LOOK_S, 5 * (time.monotonic() - began))
+        return run
 
     def _glance(self) -> str:
-        strip = self._strip(self._look(), "", "")
-        good = "" if strip.good_ratio is None else f" · good {100 * strip.good_ratio:.1f} %"
-        bad = f" · {strip.bad:,} bad so far" if strip.bad else ""
-        p99 = "" if strip.latency_ms_p99 is None else f" · p99 {strip.latency_ms_p99:.0f} ms"
-        return f"{good}{bad}{p99}"
-
-    def _strip(self, run: Run, phase: str, waiting: str) -> Strip:
-        return strip_of(run, self._session.clock(), self._session.load_start_ns, phase, waiting)
+        return "".join(f" · {part}" for part in lately(self._look(), self._session.clock()))
 
     def _since(self, began_ns: int) -> float:
         return (self._session.clock() - began_ns) / NS_PER_S

@@ -9,29 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-
-@dataclass(frozen=True)
-class Strip:
-    """One glance at a running drill. Ratios and latencies are of the last settled seconds; None before any.
-    ``bad``: all requests of the run that ended bad so far."""
-
-    phase: str
-    elapsed_s: float
-    rate_rps: float | None = None
-    good_ratio: float | None = None
-    latency_ms_p50: float | None = None
-    latency_ms_p99: float | None = None
-    bad: int = 0
-    in_flight: int = 0
-    waiting_for: str = ""
-    time_scale: float = 1.0
+from drills.engine.runner.strip import Strip
 
 
 class View(Protocol):
@@ -72,7 +56,7 @@ class PlainView:
 
     def tick(self, strip: Strip) -> None:
         if self._clock() - self._last >= self._every_s:
-            self._line(f"   {strip_text(strip)}")
+            self._line(f"   {strip}")
 
     def _line(self, text: str) -> None:
         self._last = self._clock()
@@ -106,24 +90,17 @@ class LiveView:
         self._console.print(Text(f"   {text}", style="dim"))
 
     def tick(self, strip: Strip) -> None:
-        self._live.update(Text.assemble((f" … {self._current}\n", "bold"), (f"   {strip_text(strip)}", "cyan")))
+        self._live.update(Text.assemble((f" … {self._current}\n", "bold"), (f"   {strip}", "cyan")))
 
 
-def strip_text(strip: Strip) -> str:
-    """The strip in one line."""
-    parts = [strip.phase, f"{strip.elapsed_s:.0f} s"]
-    if strip.time_scale != 1.0:
-        minutes = round(strip.elapsed_s * strip.time_scale / 60)
-        parts[-1] += f" = {minutes // 60} h {minutes % 60:02d} min"
-    if strip.rate_rps is not None:
-        parts.append(f"{strip.rate_rps:.0f} rps")
-    if strip.good_ratio is not None:
-        parts.append(f"good {100 * strip.good_ratio:.1f} %")
-    if strip.latency_ms_p50 is not None and strip.latency_ms_p99 is not None:
-        parts.append(f"p50 {strip.latency_ms_p50:.0f} ms, p99 {strip.latency_ms_p99:.0f} ms")
-    if strip.bad:
-        parts.append(f"{strip.bad:,} bad so far")
-    parts.append(f"{strip.in_flight} in flight")
-    if strip.waiting_for:
-        parts.append(f"waiting for: {strip.waiting_for}")
-    return " · ".join(parts)
+@contextmanager
+def view_on(
+    console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic
+) -> Iterator[PlainView | LiveView]:
+    """The view that fits the console while the block runs: live on a terminal unless ``plain``."""
+    if plain or not console.is_terminal:
+        yield PlainView(console, clock=clock)
+        return
+    view = LiveView(console)
+    with view.shown():
+        yield view

@@ -18,62 +18,42 @@ from drills.engine.runner.tail import Tail
 from drills.engine.runner.view import View
 from drills.engine.safety.journal import read_journal
 from drills.engine.safety.lock import Locks
+from history import op as ops
 from history.clock import NS_PER_S, Clock, now_ns
-from history.op import (
-    CLOCK_STEPPED,
-    DETECTED,
-    FAULT_HEAL,
-    FAULT_HEALED,
-    FAULT_INJECT,
-    FAULT_VERIFIED,
-    FLEET_READY,
-    GUARD,
-    INTERRUPTED,
-    LOAD_DRAINED,
-    LOAD_START,
-    LOAD_STOP,
-    NEVER,
-    NOTED,
-    PROCESS_DIED,
-    RETURNED,
-    STEP_END,
-    STEP_START,
-    Op,
-    encode,
-)
+from history.op import Op, encode
 from history.reader import Run, load_bounds, read_run
 from history.rundir import RunDirectory
 
 POLL_S = 0.5
 
 _PLAIN = {
-    FLEET_READY: "Fleet is ready",
-    LOAD_START: "Load has begun",
-    LOAD_STOP: "Load has stopped",
-    LOAD_DRAINED: "Load is drained",
-    INTERRUPTED: "Interrupted",
+    ops.FLEET_READY: "Fleet is ready",
+    ops.LOAD_START: "Load has begun",
+    ops.LOAD_STOP: "Load has stopped",
+    ops.LOAD_DRAINED: "Load is drained",
+    ops.INTERRUPTED: "Interrupted",
 }
 _OF_CLUSTER = {
-    FAULT_VERIFIED: "the fault in {} is verified",
-    FAULT_HEAL: "healing {}",
-    FAULT_HEALED: "{} is verified back",
-    DETECTED: "the controller holds {} to be lost",
-    RETURNED: "the controller holds {} to be back",
+    ops.FAULT_VERIFIED: "the fault in {} is verified",
+    ops.FAULT_HEAL: "healing {}",
+    ops.FAULT_HEALED: "{} is verified back",
+    ops.DETECTED: "the controller holds {} to be lost",
+    ops.RETURNED: "the controller holds {} to be back",
 }
 
 
 def tell(view: View, op: Op) -> None:
     """Says one event in the view's words; events of replicas are not worth a line."""
     good, said = op.outcome == "ok", str(op.detail.get("text") or op.detail.get("reason") or op.error)
-    if op.kind == STEP_START:
+    if op.kind == ops.STEP_START:
         view.step(said)
-    elif op.kind == STEP_END:
+    elif op.kind == ops.STEP_END:
         view.done(said, good)
-    elif op.source == GUARD:
+    elif op.source == ops.GUARD:
         view.done(f"guard {op.kind} tripped: {said}", good)
-    elif op.kind == FAULT_INJECT:
+    elif op.kind == ops.FAULT_INJECT:
         view.note(f"injected: {op.detail.get('label') or op.cluster}")
-    elif op.kind in (PROCESS_DIED, NOTED, CLOCK_STEPPED):
+    elif op.kind in (ops.PROCESS_DIED, ops.NOTED, ops.CLOCK_STEPPED):
         view.note(said)
     elif op.kind in _OF_CLUSTER:
         text = _OF_CLUSTER[op.kind].format(op.cluster or op.detail.get("target") or "it")
@@ -120,7 +100,7 @@ class Watching:
                 run = tail.run()
                 self._tell_new(run)
                 start, _ = load_bounds(run.history)
-                if start != NEVER and not run.history.of_kind(LOAD_STOP):
+                if start != ops.NEVER and not run.history.of_kind(ops.LOAD_STOP):
                     self._stamp.at_s = self._since(run, self._clock())
                     self._view.tick(strip_of(run, self._clock(), start, self._phase))
             self._sleep(max(POLL_S, 5 * (time.monotonic() - began)))  # whoever watches must not disturb the run
@@ -152,5 +132,5 @@ class Watching:
             if (key := encode(op)) not in self._told:
                 self._told.add(key)
                 self._stamp.at_s = self._since(run, max(op.t_intended, op.t_done))
-                self._phase = str(op.detail.get("step", self._phase)) if op.kind == STEP_START else self._phase
+                self._phase = str(op.detail.get("step", self._phase)) if op.kind == ops.STEP_START else self._phase
                 tell(self._view, op)

@@ -67,17 +67,13 @@ class Custody:
     def __enter__(self) -> Custody:
         """Takes the lock; ``Refused`` before anything was made. ``notes`` says whose lock was taken over."""
         plan = self._plan
-        try:
-            self.notes = self._locks.take(
-                lock_targets(plan.environment, plan.drill.fleet),
-                run=self._directory.path,
-                drill=plan.drill.name,
-                environment=plan.environment,
-                facts=self._facts,
-            )
-        except KeyboardInterrupt:
-            self._locks.release(self._directory.path)
-            raise
+        self.notes = self._locks.take(
+            lock_targets(plan.environment, plan.drill.fleet),
+            run=self._directory.path,
+            drill=plan.drill.name,
+            environment=plan.environment,
+            facts=self._facts,
+        )
         return self
 
     def __exit__(

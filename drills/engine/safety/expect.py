@@ -7,7 +7,7 @@ there, bytes that cannot arrive in time); everything else stays to be shown.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from drills.engine.nouns import Drill
 from drills.engine.nouns.located import Problem
@@ -84,7 +84,7 @@ def _why_not(
         return f"{', '.join(short)}: {rows[short[0]].reason}" if short else ""
     if spec.indicator not in ("recovered", "service_back", "good_ratio"):
         return ""
-    dead = [model for model in models if _dead(model, rows, fleet)]
+    dead = [model for model in models if _dead(model, rows, fleet, fallback=fleet.switches.fallback)]
     whole = sum(model.share for model in models)
     lost = sum(model.share for model in dead) / whole if whole else 0.0
     allowed = 1 - (spec.limit if spec.indicator == "good_ratio" else spec.ratio)
@@ -99,18 +99,12 @@ def _why_not(
     return ""
 
 
-def _dead(model: ModelSpec, rows: Mapping[str, ModelForecast], fleet: FleetSpec) -> bool:
-    """Has it surely no replica after the loss, and nobody who answers for it?"""
+def _dead(model: ModelSpec, rows: Mapping[str, ModelForecast], fleet: FleetSpec, *, fallback: bool) -> bool:
+    """Has it surely no replica after the loss, and nobody who answers for it? One fallback's own answers for nobody."""
     row = rows[model.name]
     if model.replicas - row.replicas_lost + row.at_most > 0:
         return False
-    fallback = rows.get(model.fallback) if fleet.switches.fallback else None
-    return fallback is None or _dead(fleet.model(model.fallback), {**rows, model.fallback: fallback}, _alone(fleet))
-
-
-def _alone(fleet: FleetSpec) -> FleetSpec:
-    """The fleet without fallbacks: one fallback's own fallback does not answer for the first."""
-    return replace(fleet, switches=replace(fleet.switches, fallback=False))
+    return not (fallback and model.fallback in rows) or _dead(fleet.model(model.fallback), rows, fleet, fallback=False)
 
 
 def _too_slow(spec: ObjectiveSpec, model: ModelSpec, row: ModelForecast, fleet: FleetSpec) -> str:

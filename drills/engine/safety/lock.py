@@ -16,7 +16,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,24 +93,21 @@ class Locks:
         self, targets: tuple[str, ...], *, run: Path, drill: str, environment: str, facts: dict[str, Any]
     ) -> tuple[str, ...]:
         """Takes all targets or none; returns notes about locks that were taken over. ``Refused`` says what to do."""
-        mine = {
-            target: Lock(
-                target=target,
-                owner=Owner.of(os.getpid()),
-                run=str(run),
-                drill=drill,
-                environment=environment,
-                user=user(),
-                host=socket.gethostname(),
-                since=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                facts=facts,
-            )
-            for target in sorted(targets)
-        }
+        lock = Lock(
+            target="",
+            owner=Owner.of(os.getpid()),
+            run=str(run),
+            drill=drill,
+            environment=environment,
+            user=user(),
+            host=socket.gethostname(),
+            since=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            facts=facts,
+        )
         with self.mutex("mutex"):
             notes = self.require_free(targets)
-            for target, lock in mine.items():
-                write_atomic(self._file(target), pretty_json(lock))
+            for target in sorted(targets):
+                write_atomic(self._file(target), pretty_json(replace(lock, target=target)))
         return notes
 
     def require_free(self, targets: tuple[str, ...]) -> tuple[str, ...]:

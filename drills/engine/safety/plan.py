@@ -151,8 +151,3 @@ def unsupported(drill: Drill, fleet: Fleet) -> list[Problem]:
         if reason := fault.unsupported(cluster or fleet):
             found.append(Problem(fault.where, f"fault in {fault.target}: {reason}"))
     return found
-
-
-def work_dir(run: Path) -> Path:
-    """Where the fleet of a run keeps what dies with it (weights, caches)."""
-    return run / "fleet"

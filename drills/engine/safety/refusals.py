@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import shlex
 import socket
-import tomllib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
+import msgspec
 import psutil
 
 from drills.engine.nouns import Drill, Inject, Restore
@@ -252,13 +252,19 @@ def _own_addresses() -> set[str]:
     return (found | {socket.gethostname()}) - {"127.0.0.1", "::1", "localhost"}
 
 
-def _names_in(path: Path) -> list[str]:
-    rule = f"{path.name} must say: [protected] names = ['NAME', 'PATTERN*']"
+class _Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    names: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+
+
+class _File(msgspec.Struct, frozen=True):
+    protected: _Names = _Names()
+
+
+def _names_in(path: Path) -> tuple[str, ...]:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8")).get("protected", {})
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {error}", hint=rule) from error
-    names = table.get("names", []) if isinstance(table, dict) else None
-    if not isinstance(names, list) or not all(isinstance(n, str) and n for n in names) or set(table) - {"names"}:
-        raise UsageError(f"{path}: [protected] is {table!r}, so nobody knows what it protects", hint=rule)
-    return names
+        return msgspec.toml.decode(path.read_bytes(), type=_File).protected.names
+    except (OSError, ValueError) as error:  # msgspec's errors are ValueErrors, as those of tomllib and of the text
+        raise UsageError(
+            f"{path} cannot be read: {error}",
+            hint=f"{path.name} must say: [protected] names = ['NAME', 'PATTERN*']; nobody knows what it protects",
+        ) from error
