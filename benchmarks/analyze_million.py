@@ -19,47 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from history.clock import Anchor
-from history.op import (
-    CANARY,
-    CLUSTER_PROBER,
-    FAULT_HEAL,
-    FAULT_HEALED,
-    FAULT_INJECT,
-    FAULT_VERIFIED,
-    LOAD,
-    LOAD_DRAINED,
-    LOAD_START,
-    LOAD_STOP,
-    OBSERVER,
-    PROBE_DATA,
-    PROBE_ENTRY,
-    REPLICA_GONE,
-    REPLICA_READY,
-    RUNNER,
-    Op,
-    encode,
-)
-from history.records import (
-    ClusterFacts,
-    FaultMark,
-    FleetFacts,
-    LoadSpec,
-    Mix,
-    MixEntry,
-    ModelFacts,
-    NodeFacts,
-    ObjectiveSpec,
-    Placement,
-    RunHeader,
-    Target,
-)
+from history import op as kinds
+from history.op import Op, encode
+from history.records import FaultMark, ObjectiveSpec, RunHeader
 from history.rundir import RunDirectory, Schedule
+
+sys.path.append(str(Path(__file__).parents[1]))
+from tests import headers
 
 S, MS = 1_000_000_000, 1_000_000
 RATE_RPS, BASELINE_S, FAULT_S = 1_000, 20, 120
 BAR_S, BAR_MIB = 5.0, 1_024.0
-CLUSTERS = ("amber", "cobalt", "jade")
 MODELS = tuple(f"model-{i:02d}" for i in range(10))
 
 ANALYSIS = """
@@ -130,49 +100,55 @@ def _load_op(t: int, seq: int, zero: int, chance: random.Random) -> Op:
     if down or chance.random() < 0.0005:
         outcome: dict[str, object] = {"outcome": "fail", "error": "http-503", "status": 503, "t_done": t + 2 * MS}
     else:
-        cluster = CLUSTERS[(number + seq // len(MODELS)) % 2 * 2]
+        cluster = headers.CLUSTERS[(number + seq // len(MODELS)) % 2 * 2]
         if since_s < 0 and number < 4:
             cluster = "cobalt"
         outcome = {"outcome": "ok", "status": 200, "cluster": cluster, "node": f"{cluster}-n1", "tokens": 8}
         outcome |= {"replica": f"{MODELS[number]}-{cluster}", "weights": "resident", "tokens_expected": 8}
         outcome |= {"t_first_byte": t + took // 2, "t_done": t + took}
-    fields = {"source": LOAD, "process": "load-0", "kind": "chat", "model": MODELS[number], "seq": seq}
+    fields = {"source": kinds.LOAD, "process": "load-0", "kind": "chat", "model": MODELS[number], "seq": seq}
     return Op(**fields, t_intended=t, t_sent=t + 50_000 + seq % 1_000, **outcome)  # type: ignore[arg-type]
 
 
 def _events(zero: int, ops: int) -> list[Op]:
     def event(kind: str, at_s: float, **fields: object) -> Op:
         t = zero + round(at_s * S)
-        made = {"source": RUNNER, "process": "runner", "t_intended": t, "t_sent": t, "t_done": t, "outcome": "ok"}
+        made = {"source": kinds.RUNNER, "process": "runner", "t_intended": t, "t_sent": t, "t_done": t, "outcome": "ok"}
         return Op(**{**made, "kind": kind, **fields})  # type: ignore[arg-type]
 
     heal, stop = BASELINE_S + FAULT_S, ops / RATE_RPS
     probes = [
-        event(PROBE_DATA, i, source=CLUSTER_PROBER, cluster="cobalt", outcome="ok" if i < BASELINE_S else "fail")
+        event(
+            kinds.PROBE_DATA,
+            i,
+            source=kinds.CLUSTER_PROBER,
+            cluster="cobalt",
+            outcome="ok" if i < BASELINE_S else "fail",
+        )
         for i in range(round(heal))
     ]
     probes += [
-        event(PROBE_ENTRY, i / 20, source=CANARY, model=MODELS[i % 10], outcome="fail" if down else "ok")
+        event(kinds.PROBE_ENTRY, i / 20, source=kinds.CANARY, model=MODELS[i % 10], outcome="fail" if down else "ok")
         for i in range(round(stop * 20))
         for down in (i % 10 < 4 and 0 <= i / 20 - BASELINE_S < 4 + i % 10 * 1.7,)
     ]
     probes += [
-        event(kind, at_s, source=OBSERVER, model=name, cluster=cluster, replica=replica)
+        event(kind, at_s, source=kinds.OBSERVER, model=name, cluster=cluster, replica=replica)
         for i, name in enumerate(MODELS[:4])
         for kind, at_s, cluster, replica in (
-            (REPLICA_READY, BASELINE_S + 4 + i, "jade", f"{name}-new"),
-            (REPLICA_READY, heal + 4 + i, "cobalt", f"{name}-{i}"),
-            (REPLICA_GONE, heal + 5 + i, "jade", f"{name}-new"),
+            (kinds.REPLICA_READY, BASELINE_S + 4 + i, "jade", f"{name}-new"),
+            (kinds.REPLICA_READY, heal + 4 + i, "cobalt", f"{name}-{i}"),
+            (kinds.REPLICA_GONE, heal + 5 + i, "jade", f"{name}-new"),
         )
     ]
     return [
-        event(LOAD_START, 0),
-        event(FAULT_INJECT, BASELINE_S, cluster="cobalt"),
-        event(FAULT_VERIFIED, BASELINE_S + 0.3, cluster="cobalt"),
-        event(FAULT_HEAL, heal, cluster="cobalt"),
-        event(FAULT_HEALED, heal + 3, cluster="cobalt"),
-        event(LOAD_STOP, stop),
-        event(LOAD_DRAINED, stop + 1),
+        event(kinds.LOAD_START, 0),
+        event(kinds.FAULT_INJECT, BASELINE_S, cluster="cobalt"),
+        event(kinds.FAULT_VERIFIED, BASELINE_S + 0.3, cluster="cobalt"),
+        event(kinds.FAULT_HEAL, heal, cluster="cobalt"),
+        event(kinds.FAULT_HEALED, heal + 3, cluster="cobalt"),
+        event(kinds.LOAD_STOP, stop),
+        event(kinds.LOAD_DRAINED, stop + 1),
         *probes,
     ]
 
@@ -182,30 +158,11 @@ def _objective(indicator: str, scope: str, limit: float, unit: str, window: str,
 
 
 def _header(ops: int) -> RunHeader:
-    return RunHeader(
-        run_id="bench",
-        drill="bench",
-        description="",
-        seed=7,
-        environment="local",
-        anchor=Anchor(0, 0),
-        command_line=(),
-        versions=(),
-        commit="",
-        dirty=False,
-        host=(),
-        fleet=FleetFacts(
-            "bench",
-            tuple(ClusterFacts(name, (NodeFacts(f"{name}-n1", 8),), "", ()) for name in CLUSTERS),
-            tuple(ModelFacts(name, "chat", "base", 1, 1, 1, 1, 0.1) for name in MODELS),
-            tuple(
-                Placement(name, "cobalt" if i < 4 else "amber", "n1", f"{name}-{i}") for i, name in enumerate(MODELS)
-            ),
-        ),
-        target=Target("http://127.0.0.1:1"),
-        mix=Mix(tuple(MixEntry(name, "chat", 0.1) for name in MODELS)),
-        load=LoadSpec("constant", RATE_RPS, 500.0, 0.9, 5.0, ops / RATE_RPS, 7),
-        steps=(),
+    homes = [(name, "cobalt" if i < 4 else "amber") for i, name in enumerate(MODELS)]
+    return headers.header(
+        fleet=headers.fleet(homes, dict.fromkeys(MODELS, "base")),
+        mix=headers.mix(MODELS),
+        load=headers.load(RATE_RPS, ops / RATE_RPS),
         faults=(FaultMark("power-loss", "cobalt", "refused", "cobalt loses power"),),
         objectives=(
             _objective("recovered", "fleet", 30, "s", "fault", 0.99),

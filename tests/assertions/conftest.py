@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from history.clock import Anchor
 from history.op import (
     CANARY,
     CLUSTER_PROBER,
@@ -36,55 +35,21 @@ from history.op import (
     Op,
 )
 from history.reader import Run, columns
-from history.records import (
-    ClusterFacts,
-    FaultMark,
-    FleetFacts,
-    LoadSpec,
-    Mix,
-    MixEntry,
-    ModelFacts,
-    NodeFacts,
-    ObjectiveSpec,
-    Placement,
-    RunHeader,
-    Target,
-)
+from history.records import FaultMark, ObjectiveSpec, RunHeader
 from history.rundir import Schedule
+from tests import headers
 
 S, MS = 1_000_000_000, 1_000_000
 MODELS = ("solo", "pair", "calm")
-CLUSTERS = ("amber", "cobalt", "jade")
 HOMES = (("solo", "cobalt"), ("pair", "cobalt"), ("pair", "amber"), ("calm", "jade"))
 
 
 def header(objectives: tuple[ObjectiveSpec, ...] = (), rate_rps: float = 120.0) -> RunHeader:
     """A header of the small fleet; ``cobalt`` is the victim."""
-    return RunHeader(
-        run_id="run-1",
-        drill="scripted",
-        description="",
-        seed=1,
-        environment="local",
-        anchor=Anchor(0, 0),
-        command_line=("blackstart",),
-        versions=(),
-        commit="",
-        dirty=False,
-        host=(),
-        fleet=FleetFacts(
-            "small",
-            tuple(ClusterFacts(name, (NodeFacts(f"{name}-n1", 8),), "", ()) for name in CLUSTERS),
-            tuple(
-                ModelFacts(name, "chat", "ft" if name != "calm" else "base", 1, 1, 1 + (name == "pair"), 1, 1 / 3)
-                for name in MODELS
-            ),
-            tuple(Placement(m, c, f"{c}-n1", f"{m}-{c}") for m, c in HOMES),
-        ),
-        target=Target("http://127.0.0.1:1"),
-        mix=Mix(tuple(MixEntry(name, "chat", 1 / 3) for name in MODELS)),
-        load=LoadSpec("constant", rate_rps, 500.0, 0.9, 5.0, 3600.0, 1),
-        steps=(),
+    return headers.header(
+        fleet=headers.fleet(HOMES, {"solo": "ft", "pair": "ft", "calm": "base"}),
+        mix=headers.mix(MODELS),
+        load=headers.load(rate_rps, 3600.0),
         faults=(FaultMark("power-loss", "cobalt", "refused", "cobalt lost power"),),
         objectives=objectives,
     )

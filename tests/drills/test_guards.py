@@ -14,22 +14,11 @@ from blackstart import guards as g
 from blackstart import objectives as o
 from drills.engine.nouns.guards import Glance, Guard, defaults
 from drills.engine.runner.guarding import GuardWatch, StopRequest
-from history.clock import Anchor
 from history.op import LOAD, LOAD_START, RUNNER, Op
 from history.reader import Run, columns
-from history.records import (
-    ClusterFacts,
-    FleetFacts,
-    LoadSpec,
-    Mix,
-    MixEntry,
-    ModelFacts,
-    NodeFacts,
-    Placement,
-    RunHeader,
-    Target,
-)
+from history.records import ModelFacts, Placement, RunHeader
 from history.rundir import Schedule
+from tests import headers
 
 S, MS = 1_000_000_000, 1_000_000
 START = 1_000 * S
@@ -37,30 +26,9 @@ HOMES = (("solo", "cobalt"), ("calm", "jade"))
 
 
 def header(homes: tuple[tuple[str, str], ...] = HOMES, rate_rps: float = 100.0) -> RunHeader:
-    return RunHeader(
-        run_id="r",
-        drill="d",
-        description="",
-        seed=1,
-        environment="local",
-        anchor=Anchor(0, 0),
-        command_line=(),
-        versions=(),
-        commit="",
-        dirty=False,
-        host=(),
-        fleet=FleetFacts(
-            "two",
-            tuple(ClusterFacts(name, (NodeFacts(f"{name}-n1", 4),), "", ()) for name in ("cobalt", "jade")),
-            (),
-            tuple(Placement(m, c, f"{c}-n1", f"{m}-1") for m, c in homes),
-        ),
-        target=Target("http://127.0.0.1:1"),
-        mix=Mix(tuple(MixEntry(model, "chat", 0.5) for model, _ in HOMES)),
-        load=LoadSpec("constant", rate_rps, 500.0, 0.9, 5.0, 120.0, 1),
-        steps=(),
-        faults=(),
-        objectives=(),
+    names = ("cobalt", "jade")
+    return headers.header(
+        fleet=headers.fleet(homes, {}, names), mix=headers.mix(m for m, _ in HOMES), load=headers.load(rate_rps, 120.0)
     )
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from history.clock import Anchor
 from history.op import LOAD, LOAD_DRAINED, LOAD_START, LOAD_STOP, RUNNER, Op
-from history.records import FleetFacts, LoadSpec, Mix, MixEntry, RunHeader, Target
+from history.records import Mix, MixEntry
 from history.rundir import RunDirectory, Schedule
 from history.writer import OpWriter
+from tests import headers
 
 MS = 1_000_000
 START = 1_000_000 * MS
@@ -21,27 +21,7 @@ GAP = 10 * MS
 MakeRun = Callable[..., RunDirectory]
 
 
-def header() -> RunHeader:
-    return RunHeader(
-        run_id="run-1",
-        drill="d",
-        description="",
-        seed=1,
-        environment="local",
-        anchor=Anchor(0, 0),
-        command_line=(),
-        versions=(),
-        commit="",
-        dirty=False,
-        host=(),
-        fleet=FleetFacts("f", (), (), ()),
-        target=Target(""),
-        mix=Mix((MixEntry("chatty", "chat", 0.5), MixEntry("vectors", "embedding", 0.5))),
-        load=LoadSpec("constant", 100.0, 500.0, 0.9, 5.0, 60.0, 1),
-        steps=(),
-        faults=(),
-        objectives=(),
-    )
+MIX = Mix((MixEntry("chatty", "chat", 0.5), MixEntry("vectors", "embedding", 0.5)))
 
 
 def make_load_op(seq: int) -> Op:
@@ -53,7 +33,7 @@ def make_load_op(seq: int) -> Op:
 
 def make_run(path: Path, sends: int = 100, recorded: range | None = None, stopped: bool = True) -> RunDirectory:
     directory = RunDirectory(path)
-    directory.write_header(header())
+    directory.write_header(headers.header(mix=MIX))
     count = sends * 2
     directory.write_schedule(Schedule(np.arange(count, dtype=np.int64) * GAP, (np.arange(count) % 2).astype(np.int16)))
     with OpWriter(directory.ops_file("load-0")) as writer:
