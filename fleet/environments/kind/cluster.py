@@ -34,6 +34,8 @@ from history.records import ClusterFacts, NodeFacts, Placement, Signal
 UNREACHABLE: Final = "unreachable"
 VERIFY_S: Final = 0.5
 LOOK_S: Final = 0.2
+BOOT_S: Final = 2.0
+"""An API server that boots on cores which others use takes so long for a handshake, and is up all the same."""
 SILENT: Final = ("refused", "unreachable", "connect-timeout", "reset")
 
 
@@ -153,7 +155,7 @@ class KindCluster(Restoration):
         """API ready, every node's kubelet back, GPUs allocatable as declared; each asked now."""
         wanted = {machine.name: machine.gpus for machine in self._topology.machines}
         time.sleep(LOOK_S if self._booting else 0.0)  # whoever waits for it asks over and over, and takes its cores
-        api_answer = ask(self._api_url(), timeout_s=VERIFY_S)
+        api_answer = ask(self._api_url(), timeout_s=BOOT_S)
         if self._booting and api_answer.how not in SILENT:
             containers.start(self._topology.containers, self._home.state.addresses)
         try:

@@ -107,6 +107,7 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
     _put_gpus(api, cluster)
     api.create("/api/v1/namespaces", manifests.namespace())
     api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", manifests.secret(state.token))
+    api.delete(manifests.DNS, propagationPolicy="Background")
     return addresses
 
 

@@ -41,6 +41,8 @@ CPU: Final = "50m"
 """Asked for by each pod: those that ask for nothing starve while others of their node are busy."""
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
+DNS: Final = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
+"""Nothing here resolves a name: its two pods would only cost a booting cluster its cores."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
