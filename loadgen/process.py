@@ -48,8 +48,8 @@ class Child:
         """How it ended; None before that."""
         return self._process.poll() if self._process is not None else None
 
-    def start(self, *command: str) -> None:
-        """Starts the command in a process group of its own; returns at once."""
+    def start(self, *command: str, **environ: str) -> None:
+        """Starts the command, with more in its environment, in a process group of its own; returns at once."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         environment = {key: value for key, value in os.environ.items() if not key.startswith("LOCUST_")}
         with self.log.open("wb") as log:
@@ -58,9 +58,9 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                cwd=Path(__file__).parents[1],
-                env={**environment, PARENT_PID: str(os.getpid())},
-                start_new_session=True,  # Ctrl-C is the runner's: the load drains before it ends
+                cwd=Path(__file__).parents[1],  # a user's own `loadgen` or `drills` must not be found first
+                env={**environment, **environ, PARENT_PID: str(os.getpid())},
+                start_new_session=True,  # Ctrl-C, and what kills the runner's group, is the runner's: the load drains
             )
 
     def ended(self) -> str | None:

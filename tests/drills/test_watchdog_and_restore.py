@@ -84,7 +84,7 @@ def test_restore_ends_processes_removes_the_work_directory_and_lets_go(tmp_path:
         with subprocess.Popen([*command, "loadgen.probers", str(run)]) as prober:
             assert [process.pid for process in children(run)] == [prober.pid]
             assert [lock.run for lock in unhealed(locks)] == [str(run)]
-            done = "\n".join(restore(run, state, by="test", drain_s=0.1).done)
+            done = "\n".join(restore(run, state, by="test", drain_s=0.1))
         assert of_the_fleet.poll() is not None or of_the_fleet.wait(5) is not None
     assert "ended 1 processes of the fleet" in done
     assert "ended 1 processes of the harness" in done
@@ -94,7 +94,7 @@ def test_restore_ends_processes_removes_the_work_directory_and_lets_go(tmp_path:
     assert locks.all() == ()
     assert read_journal(run / "journal.jsonl").healed
     assert [entry.operation for entry in read_ledger(state)] == ["restore"]
-    assert restore(run, state, by="test").done == ()
+    assert restore(run, state, by="test") == ()
     assert len(read_ledger(state)) == 1
 
 
@@ -105,10 +105,10 @@ def test_restore_works_on_half_a_journal_without_a_lock(tmp_path: Path) -> None:
     Journal(run / "journal.jsonl").write("intent", target="cobalt")
     with (run / "journal.jsonl").open("ab") as file:
         file.write(b'{"entry":"outcome","tar')
-    done = restore(run, tmp_path / "state", by="test").done
+    done = restore(run, tmp_path / "state", by="test")
     assert "cobalt: an injected fault was open" in done
     assert not (run / "fleet").exists()
-    assert restore(run, tmp_path / "state", by="test").done == ()
+    assert restore(run, tmp_path / "state", by="test") == ()
 
 
 def test_restore_never_touches_a_run_whose_harness_lives(tmp_path: Path) -> None:

@@ -41,5 +41,5 @@ def command(run: Path) -> int:
         console.print(table)
         console.print()
     print_verdict(console, result)
-    console.print(f" result: {shorten(RunDirectory(run).result)}", soft_wrap=True)
+    console.print(f" result: {shorten(RunDirectory(run).result)}")
     return EXIT_CODES[result.verdict]

@@ -13,20 +13,11 @@ from rich.text import Text
 PIPE_WIDTH = 160
 
 
-def console_out() -> Console:
-    """Standard output."""
-    return _console(stderr=False)
-
-
-def console_err() -> Console:
-    """Standard error, for messages that are no result."""
-    return _console(stderr=True)
-
-
-def _console(stderr: bool) -> Console:
+def console_out(*, stderr: bool = False) -> Console:
+    """Standard output; or standard error, for messages that are no result. Lines are left to the terminal to wrap."""
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else PIPE_WIDTH
-    return Console(stderr=stderr, highlight=False, markup=False, width=width)
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True, width=width)
 
 
 def table_of(*columns: str, rows: Iterable[Iterable[object]] = (), right: tuple[str, ...] = (), **look: Any) -> Table:

@@ -21,9 +21,9 @@ def command() -> int:
         console.print(f"{environment}: {summary(mine)}")
         for one in mine:
             mark = "✓" if one.ok else "✗" if one.needed else "-"
-            console.print(f" {mark} {one.what}: {one.seen}", soft_wrap=True)
+            console.print(f" {mark} {one.what}: {one.seen}")
             if not one.ok:
-                console.print(f"     {'Next' if one.needed else 'Better'}: {one.mend}", soft_wrap=True)
+                console.print(f"     {'Next' if one.needed else 'Better'}: {one.mend}")
     return 1 if any(one.needed and not one.ok and one.environment == "local" for one in found) else 0
 
 

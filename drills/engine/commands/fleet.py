@@ -70,9 +70,9 @@ def up(fleet_text: str | None, small: bool, gateway_port: int) -> int:
     spec = three_clusters() if fleet_text is None else fleet_of(fleet_text)
     spec = topology.smaller(spec) if small else spec
     _require_idle(spec)
-    state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}", soft_wrap=True), gateway_port)
+    state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}"), gateway_port)
     console.print(f"Fleet {spec.name} is up ({time.monotonic() - began:.1f} s)")
-    console.print(f"Entry point: http://127.0.0.1:{state.ports['gateway']}", soft_wrap=True)
+    console.print(f"Entry point: http://127.0.0.1:{state.ports['gateway']}")
     console.print("Next: blackstart run cluster-loss --env kind" + (f" --fleet {fleet_text}" if fleet_text else ""))
     return 0
 
@@ -112,8 +112,8 @@ def status() -> int:
     console.print(table)
     lacks = served.lacks(state) if hosting.alive(state) else "the processes outside the clusters do not run"
     lacks = lacks if state.complete else f"it is half made; {lacks}"
-    console.print(f"Entry point: {fleet.layout.gateway_url}" if state.complete else "", soft_wrap=True)
-    console.print(f"Not whole: {lacks}. Next: blackstart fleet up --env kind" if lacks else "Whole.", soft_wrap=True)
+    console.print(f"Entry point: {fleet.layout.gateway_url}" if state.complete else "")
+    console.print(f"Not whole: {lacks}. Next: blackstart fleet up --env kind" if lacks else "Whole.")
     return 1 if lacks else 0
 
 
@@ -148,7 +148,7 @@ def down() -> int:
     state = folder.read() if folder.file.exists() else None
     if state is not None:
         _require_idle(state.spec)
-    lifecycle.down(folder, lambda line: console.print(f" ✓ {line}", soft_wrap=True))
+    lifecycle.down(folder, lambda line: console.print(f" ✓ {line}"))
     console.print(f"No fleet is up ({time.monotonic() - began:.1f} s)")
     return 0
 

@@ -98,7 +98,7 @@ def show(console: Console, spec: FleetSpec, singles: Sequence[Forecast], pairs: 
     console.print(f"{_share(words)} of {len(singles)} clusters can go, and all that is lost finds a place.")
     for one in singles:
         for model in [model for model in one.models if not model.fits][:1]:
-            console.print(f"  without {one.victim}: {model.model}: {model.reason}", soft_wrap=True)
+            console.print(f"  without {one.victim}: {model.model}: {model.reason}")
     if pairs:
         show_pairs(console, pairs)
 

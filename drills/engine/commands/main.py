@@ -12,7 +12,7 @@ from importlib import import_module
 import click
 from rich.console import Console
 
-from drills.engine.commands.console import console_err
+from drills.engine.commands.console import console_out
 from history.errors import BlackstartError, UsageError
 
 COMMANDS = {
@@ -75,7 +75,7 @@ def cli() -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command line; returns the exit code. Never lets a traceback of a known error through."""
-    console = console_err()
+    console = console_out(stderr=True)
     try:
         code = cli.main(args=arguments, prog_name="blackstart", standalone_mode=False)
     except click.ClickException as error:
@@ -98,8 +98,8 @@ def main(arguments: list[str]) -> int:
 
 def print_error(console: Console, error: BlackstartError) -> None:
     """Message, every problem, next step."""
-    console.print(f"Error: {error.message}", soft_wrap=True)
+    console.print(f"Error: {error.message}")
     for problem in error.problems if isinstance(error, UsageError) else ():
-        console.print(f"  - {problem}", soft_wrap=True)
+        console.print(f"  - {problem}")
     if error.hint:
-        console.print(f"Next: {error.hint}", soft_wrap=True)
+        console.print(f"Next: {error.hint}")

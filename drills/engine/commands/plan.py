@@ -77,8 +77,7 @@ def show(console: Console, plan: Plan) -> None:
     console.print(f"{plan.drill.name}: {plan.file.summary}")
     console.print(
         f"file {plan.file.path} · environment {plan.environment} · seed {plan.seed} · at most "
-        f"{plan.drill.longest_s():g} s",
-        soft_wrap=True,
+        f"{plan.drill.longest_s():g} s"
     )
     for title, table in tables(plan):
         console.print(Text(f"\n{title}", style="bold"))
@@ -87,15 +86,14 @@ def show(console: Console, plan: Plan) -> None:
         console.print(Text(f"\nForecast: if {forecast.victim} goes", style="bold"))
         console.print(
             f"  {forecast.gpus_needed} GPUs must be found, {forecast.gpus_free} are free on the survivors: "
-            + ("every model fits." if forecast.fits else "NOT every model fits."),
-            soft_wrap=True,
+            + ("every model fits." if forecast.fits else "NOT every model fits.")
         )
         console.print(forecast_table(forecast))
-    console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text), soft_wrap=True)
+    console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
     if plan.refusals:
         console.print(Text(f"\n`blackstart run` would refuse, for {len(plan.refusals)} reason(s):", style="bold red"))
         for refusal in plan.refusals:
-            console.print(Text(f"  - {refusal}"), soft_wrap=True)
+            console.print(Text(f"  - {refusal}"))
 
 
 def guards_of(plan: Plan) -> tuple[Guard, ...]:

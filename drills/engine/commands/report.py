@@ -25,5 +25,5 @@ def command(run: Path) -> int:
     history, result = judge(run)
     reports.write_all(history, result, RunDirectory(run))
     print_verdict(console, result)
-    console.print(f" report: {shorten(RunDirectory(run).report)}", soft_wrap=True)
+    console.print(f" report: {shorten(RunDirectory(run).report)}")
     return 0

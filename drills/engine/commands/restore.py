@@ -25,10 +25,10 @@ def command(run: Path | None) -> int:
     console, state = console_out(), state_dir()
     runs = [run] if run is not None else [Path(lock.run) for lock in unhealed(Locks(state))]
     for one in runs:
-        restored = restore(one, state, by="blackstart restore")
-        console.print(f"{shorten(restored.run)}:", soft_wrap=True)
-        for line in restored.done or ("nothing was left",):
-            console.print(f" ✓ {line}", soft_wrap=True)
+        done = restore(one, state, by="blackstart restore")
+        console.print(f"{shorten(one.resolve())}:")
+        for line in done or ("nothing was left",):
+            console.print(f" ✓ {line}")
     if not runs:
         console.print("No run on this machine is unhealed.")
     return 0

@@ -83,10 +83,7 @@ def command(
     for forecast in plan.forecasts:
         if not forecast.fits:
             misfits = [f"{m.model} ({m.reason})" for m in forecast.models if not m.fits]
-            console.print(
-                f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}",
-                soft_wrap=True,
-            )
+            console.print(f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}")
     with view_on(console, plain=plain) as view:
         outcome = run_drill(plan, out, view, tuple(again), gateway_port, webhook)
     print_outcome(console, outcome, shlex.join(again))

@@ -35,20 +35,20 @@ def print_outcome(console: Console, outcome: RunOutcome, again: str) -> None:
         console.print(Text(f"Clean-up: {failure}", style="yellow"))
     print_verdict(console, result)
     for label, path in (("report", outcome.directory.report), ("result", outcome.directory.result)):
-        console.print(f"{label:>7}: {shorten(path)}", soft_wrap=True)
-    console.print(f"  again: {again}", soft_wrap=True)
+        console.print(f"{label:>7}: {shorten(path)}")
+    console.print(f"  again: {again}")
 
 
 def print_verdict(console: Console, result: Result) -> None:
     """The verdict, its headline, and the reasons when it is no pass; on GitHub an annotation a failed objective."""
     mark, style = MARKS[result.verdict]
-    console.print(Text.assemble((mark, style), f"  {result.headline}"), soft_wrap=True)
+    console.print(Text.assemble((mark, style), f"  {result.headline}"))
     if result.verdict != "pass":
         for reason in result.reasons:
-            console.print(Text(f"  - {reason}"), soft_wrap=True)
+            console.print(Text(f"  - {reason}"))
     if os.environ.get("GITHUB_ACTIONS"):
         for line in summary.annotations(result):
-            console.print(Text(line), soft_wrap=True)
+            console.print(Text(line))
 
 
 def models_table(result: Result) -> Table:

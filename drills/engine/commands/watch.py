@@ -39,11 +39,11 @@ def command(run: Path | None, plain: bool) -> int:
         run = Path(running[0])
     elif not run.is_dir():
         raise UsageError(f"{run} is not a run directory", hint="give the directory that `blackstart run` printed")
-    console.print(f"Watching {run}", soft_wrap=True)
+    console.print(f"Watching {run}")
     stamp = Stamp()
     with view_on(console, plain=plain, clock=stamp) as view:
         ended = Watching(run, locks, view, stamp).follow()
-    console.print(f"{run.name}: {ended}", soft_wrap=True)
+    console.print(f"{run.name}: {ended}")
     return 0
 
 
@@ -53,6 +53,4 @@ def print_ledger(console: Console) -> None:
         clusters = f" {', '.join(entry.clusters)}" if entry.clusters else ""
         who = f"{entry.user}@{entry.host}"
         said = f" · {entry.text}" if entry.text else ""
-        console.print(
-            f"{entry.when}  {who}  {entry.drill}  {entry.operation}{clusters}: {entry.outcome}{said}", soft_wrap=True
-        )
+        console.print(f"{entry.when}  {who}  {entry.drill}  {entry.operation}{clusters}: {entry.outcome}{said}")

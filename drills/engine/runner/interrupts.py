@@ -11,7 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from drills.engine.runner.guarding import StopRequest
@@ -33,9 +33,7 @@ class Interrupts:
             self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: self._stop.by_signal())
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 

@@ -7,14 +7,11 @@ and stopped; a run that could not be healed keeps its lock, so that the next one
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import drills
 from drills.engine.safety.journal import Journal
 from drills.engine.safety.ledger import Entry, Ledger, Post, Webhook
 from drills.engine.safety.lock import Locks, state_dir
@@ -24,8 +21,7 @@ from fleet.environments import lock_targets
 from history.errors import RecordingError
 from history.records import FaultMark
 from history.rundir import RunDirectory
-
-_WATCHDOG_END_S = 3.0
+from loadgen.process import Child
 
 
 class Custody:
@@ -59,7 +55,7 @@ class Custody:
             ),
         )
         self._webhook = Webhook(webhook, self._not_announced, post)
-        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._watchdog = Child("the watchdog", directory.logs / "watchdog.log")
         self._exposed = False
         self.outcome = "ended early"
         self.notes: tuple[str, ...] = ()
@@ -87,28 +83,15 @@ class Custody:
         if self._exposed:
             return  # the lock stays, and the watchdog tries once more when we are gone
         self._locks.release(self._directory.path)
-        if self._watchdog is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._watchdog.wait(_WATCHDOG_END_S)
-            self._watchdog.kill()
-            self._watchdog.wait()
+        self._watchdog.kill()  # without a lock it has nothing to do
 
     def begin(self) -> None:
         """The run directory is there, and nothing else yet: journal, ledger, watchdog, first announcement."""
         self._journal.write("begin", environment=self._plan.environment, facts=self._facts)
         self._exposed = True
         self._tell("start", "begun", text=self._plan.file.summary)
-        command = [sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path)]
-        with (self._directory.logs / "watchdog.log").open("ab") as log:
-            self._watchdog = subprocess.Popen(
-                [*command, str(self._after_s)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=Path(drills.__file__).parents[1],  # a user's own `drills` must not be found first
-                start_new_session=True,  # what kills the harness's group must not reach it
-                env={**os.environ, "BLACKSTART_STATE": str(self._state)},
-            )
+        command = (sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path), str(self._after_s))
+        self._watchdog.start(*command, BLACKSTART_STATE=str(self._state))
 
     def fleet_up(self, facts: dict[str, Any]) -> None:
         """The fleet has started: the journal gets what can be known only now."""

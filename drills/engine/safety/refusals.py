@@ -99,10 +99,8 @@ def before(
     """Every reason that can be seen in a plan. ``impossible``: objectives that the forecast excludes, unless a
     failure is what the user expects."""
     targets = tuple(dict.fromkeys(fault.target for fault in drill.faults))
-    found = [*_not_opted_in(_victims(drill, fleet)), *_protected(targets, protected)]
+    found = [*_of_victims(drill, fleet), *_protected(targets, protected)]
     found += [*_alike(drill, protected.names, confirmed), *_radius(drill)]
-    for cluster in _victims(drill, fleet):
-        found += would_die(fleet, cluster)
     if locks is not None:
         try:
             locks.require_free(lock_targets)
@@ -116,10 +114,7 @@ def before(
 
 def at_the_gate(drill: Drill, fleet: Fleet) -> tuple[Refusal, ...]:
     """Every reason that the running fleet gives, asked now."""
-    found = list(_not_opted_in(_victims(drill, fleet)))
-    for cluster in _victims(drill, fleet):
-        found += would_die(fleet, cluster)
-    return (*found, *_unsteady(fleet))
+    return (*_of_victims(drill, fleet), *_unsteady(fleet))
 
 
 def refuse(refusals: Iterable[Refusal]) -> None:
@@ -155,21 +150,23 @@ def victim_hosts(cluster: Cluster) -> set[str]:
     return hosts - {"", "127.0.0.1", "localhost", "::1"}
 
 
-def _victims(drill: Drill, fleet: Fleet) -> list[Cluster]:
-    names = {fault.cluster for fault in drill.faults if fault.cluster}
-    return [cluster for cluster in fleet.clusters if cluster.name in names]
+def _of_victims(drill: Drill, fleet: Fleet) -> Iterator[Refusal]:
+    names = {fault.cluster for fault in drill.faults}
+    for cluster in fleet.clusters:
+        if cluster.name in names:
+            yield from _not_opted_in(cluster)
+            yield from would_die(fleet, cluster)
 
 
-def _not_opted_in(victims: Iterable[Cluster]) -> Iterator[Refusal]:
-    for cluster in victims:
-        ask = getattr(cluster, "opted_in", None)
-        try:
-            marker, why = ask() if callable(ask) else "", "it carries no opt-in marker"
-        except BlackstartError as error:
-            marker, why = "", f"its opt-in marker cannot be read: {error.message}"
-        if not (isinstance(marker, str) and marker.strip()):
-            hint = "its owner must opt in first; blackstart never puts the marker on by itself"
-            yield Refusal("opt-in", f"cluster {cluster.name!r} is not open to drills: {why}", hint)
+def _not_opted_in(cluster: Cluster) -> Iterator[Refusal]:
+    ask = getattr(cluster, "opted_in", None)
+    try:
+        marker, why = ask() if callable(ask) else "", "it carries no opt-in marker"
+    except BlackstartError as error:
+        marker, why = "", f"its opt-in marker cannot be read: {error.message}"
+    if not (isinstance(marker, str) and marker.strip()):
+        hint = "its owner must opt in first; blackstart never puts the marker on by itself"
+        yield Refusal("opt-in", f"cluster {cluster.name!r} is not open to drills: {why}", hint)
 
 
 def _protected(targets: Iterable[str], protected: Protected) -> Iterator[Refusal]:

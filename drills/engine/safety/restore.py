@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -28,21 +27,13 @@ DRAIN_S = 3.0
 _OWN_CHILDREN = ("locustfile.py", "loadgen.probers", "drills.engine.safety.watchdog")
 
 
-@dataclass(frozen=True)
-class Restored:
-    """What was done for one run, a line each; nothing when nothing was left."""
-
-    run: Path
-    done: tuple[str, ...]
-
-
 def unhealed(locks: Locks) -> tuple[Lock, ...]:
     """Locks whose owner is dead, one a run."""
     return tuple({lock.run: lock for lock in locks.all() if not lock.owner.alive}.values())
 
 
-def restore(run: Path, state: Path, by: str, drain_s: float = DRAIN_S) -> Restored:
-    """Heals what ``run`` left and lets go of its locks.
+def restore(run: Path, state: Path, by: str, drain_s: float = DRAIN_S) -> tuple[str, ...]:
+    """Heals what ``run`` left and lets go of its locks; returns what was done, a line each.
 
     ``UsageError`` when there is neither a lock nor a journal of it, ``Refused`` while its harness lives.
     """
@@ -73,7 +64,7 @@ def restore(run: Path, state: Path, by: str, drain_s: float = DRAIN_S) -> Restor
                 lambda: Ledger(state, entry).write("restore", "ok", clusters=journal.hurt, text="; ".join(done) or by)
             )
         done += [f"released the lock on {target}" for target in locks.release(directory.path)]
-    return Restored(directory.path, tuple(done))
+    return tuple(done)
 
 
 def children(run: Path) -> list[psutil.Process]:

@@ -51,7 +51,7 @@ def main(argv: list[str]) -> int:
     def heal() -> None:
         from drills.engine.safety.restore import restore  # only now: a waiting watchdog stays small
 
-        for line in restore(run, state, by=f"watchdog: the harness died, nobody came within {after_s:g} s").done:
+        for line in restore(run, state, by=f"watchdog: the harness died, nobody came within {after_s:g} s"):
             print(line, flush=True)
 
     try:
