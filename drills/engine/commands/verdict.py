@@ -48,7 +48,7 @@ def print_verdict(console: Console, result: Result) -> None:
             console.print(Text(f"  - {reason}"))
     if os.environ.get("GITHUB_ACTIONS"):
         for line in summary.annotations(result):
-            console.print(Text(line))
+            console.print(Text(line), soft_wrap=True)
 
 
 def models_table(result: Result) -> Table:
