@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
+import io
 import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +17,8 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from history.errors import RecordingError
 from history.op import decode
-from history.rundir import RunDirectory
+from history.rundir import RunDirectory, atomic
 
 BLOCK_BYTES = 2_000_000
 """Small enough for a CPU's cache (twice as fast as 30 MB), large enough to amortise a call."""
@@ -67,7 +66,13 @@ def merge(directory: RunDirectory) -> int:
         _sort_in((line for line in part.read_bytes().split(b"\n") if line not in known), keyed, broken)
     keyed.sort()  # ties by their bytes: the same ops give the same file, however often they are merged
     broken.sort()
-    _write_gzip(directory.history, (line for group in ((line for _, line in keyed), broken) for line in group))
+    with (
+        atomic(directory.history, "free space; the ops are still in its ops folder") as raw,
+        gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as zipped,
+        io.BufferedWriter(zipped, BLOCK_BYTES) as file,
+    ):
+        file.writelines(line + b"\n" for _, line in keyed)
+        file.writelines(line + b"\n" for line in broken)
     for part in parts:
         part.unlink()
     with contextlib.suppress(OSError):  # somebody keeps other files there
@@ -91,28 +96,6 @@ def _known_lines(directory: RunDirectory) -> frozenset[bytes]:
     for block in whole_lines(_unzipped(directory.history)):
         found.update(line for line in block.split(b"\n") if line and block is not TRUNCATED)
     return frozenset(found)
-
-
-def _write_gzip(path: Path, lines: Iterable[bytes]) -> None:
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as raw:
-            with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=5, mtime=0) as file:
-                held: list[bytes] = []
-                for line in lines:
-                    held.append(line)
-                    if len(held) == 10_000:
-                        file.write(b"\n".join(held) + b"\n")
-                        held = []
-                file.write(b"".join(line + b"\n" for line in held))
-            raw.flush()
-            os.fsync(raw.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise RecordingError(
-            f"cannot write {path}: {error.strerror}", hint="free space; the ops are still in its ops folder"
-        ) from error
 
 
 def whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:

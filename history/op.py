@@ -109,7 +109,6 @@ RESIDENT: Final = "resident"
 LOCAL: Final = "local"
 PEER: Final = "peer"
 STORE: Final = "store"
-TIERS: Final = (RESIDENT, LOCAL, PEER, STORE)
 
 # Errors: short categories of a failed or unknown request, for tables. HTTP answers are "http-429" and so on.
 REFUSED: Final = "refused"

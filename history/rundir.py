@@ -12,9 +12,11 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -111,17 +113,25 @@ def pretty_json(value: Any) -> bytes:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Writes ``data`` to a neighbour, fsyncs, renames; readers see the old file or the new one, never a part."""
+    """Writes ``data`` whole or not at all."""
+    with atomic(path, "free space or choose another place with --out DIR") as file:
+        file.write(data)
+
+
+@contextmanager
+def atomic(path: Path, hint: str) -> Iterator[BinaryIO]:
+    """A neighbour to write to, then fsynced and renamed; readers see the old file or the new one, never a part.
+
+    ``RecordingError`` with ``hint`` when the disk does not take it.
+    """
     part = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise RecordingError(
-            f"cannot write {path}: {error.strerror}", hint="free space or choose another place with --out DIR"
-        ) from error
+        raise RecordingError(f"cannot write {path}: {error.strerror}", hint=hint) from error

@@ -16,8 +16,6 @@ from bokeh.document import Document
 from bokeh.models import Model
 from bokeh.resources import Resources
 
-DOCUMENT_ID = "blackstart"
-
 
 @cache
 def script() -> str:

@@ -18,10 +18,13 @@ MODELS = ("solo", "pair", "calm")
 stretches = st.lists(
     st.tuples(st.floats(-1.0, 20.0), st.floats(0.05, 6.0), st.sampled_from(MODELS), st.integers(1, 4)), max_size=4
 )
+lost = st.lists(st.tuples(st.floats(-5.0, 25.0), st.floats(0.02, 3.0), st.sampled_from(MODELS)), min_size=1, max_size=3)
+Outages = list[tuple[float, float, str, int]]
+Losses = list[tuple[float, float, str]]
 few = settings(max_examples=25, deadline=None)
 
 
-def with_outages(script: Script, outages: list[tuple[float, float, str, int]], objective: Objective) -> Script:
+def with_outages(script: Script, outages: Outages, objective: Objective) -> Script:
     specs = (
         objective("recovered", 6.0),
         objective("recovered", 6.0, scope="each model", ratio=0.90),
@@ -38,10 +41,16 @@ def with_outages(script: Script, outages: list[tuple[float, float, str, int]], o
     return made
 
 
+def with_losses(script: Script, losses: Losses) -> Script:
+    for start_s, length_s, model in losses:
+        script = script.lose(start_s, start_s + length_s, (model,))
+    return script
+
+
 @few
 @given(stretches, st.integers(-900, 10_000))
 def test_shifting_a_history_in_time_changes_nothing(
-    script: Script, objective: Objective, outages: list[tuple[float, float, str, int]], by_s: int
+    script: Script, objective: Objective, outages: Outages, by_s: int
 ) -> None:
     made = with_outages(script, outages, objective)
     shifted = replace(made, zero_ns=made.zero_ns + by_s * 1_000_000_000)
@@ -51,20 +60,12 @@ def test_shifting_a_history_in_time_changes_nothing(
 
 
 @few
-@given(
-    stretches,
-    st.lists(st.tuples(st.floats(-5.0, 25.0), st.floats(0.02, 3.0), st.sampled_from(MODELS)), min_size=1, max_size=3),
-)
+@given(stretches, lost)
 def test_removing_data_never_turns_a_verdict_into_pass(
-    script: Script,
-    objective: Objective,
-    outages: list[tuple[float, float, str, int]],
-    losses: list[tuple[float, float, str]],
+    script: Script, objective: Objective, outages: Outages, losses: Losses
 ) -> None:
     made = with_outages(script, outages, objective)
-    lossy = made
-    for start_s, length_s, model in losses:
-        lossy = lossy.lose(start_s, start_s + length_s, (model,))
+    lossy = with_losses(made, losses)
     before, after = analyze(made.run()), analyze(lossy.run())
     for one, other in zip(before.objectives, after.objectives, strict=True):
         assert (one.name, one.scope) == (other.name, other.scope)
@@ -73,21 +74,13 @@ def test_removing_data_never_turns_a_verdict_into_pass(
 
 
 @few
-@given(
-    stretches,
-    st.lists(st.tuples(st.floats(-5.0, 25.0), st.floats(0.02, 3.0), st.sampled_from(MODELS)), min_size=1, max_size=3),
-)
+@given(stretches, lost)
 def test_unknown_ops_bracket_every_truth(
-    script: Script,
-    objective: Objective,
-    outages: list[tuple[float, float, str, int]],
-    losses: list[tuple[float, float, str]],
+    script: Script, objective: Objective, outages: Outages, losses: Losses
 ) -> None:
     """Whatever the lost ops really were, the interval with them unknown holds the one with them known."""
     made = with_outages(script, outages, objective)
-    lossy = made
-    for start_s, length_s, model in losses:
-        lossy = lossy.lose(start_s, start_s + length_s, (model,))
+    lossy = with_losses(made, losses)
     truth, known = analyze(made.run()), analyze(lossy.run())
     for name, found in truth.models.items():
         other = known.models[name]
@@ -104,7 +97,7 @@ def test_unknown_ops_bracket_every_truth(
 def test_more_good_ops_never_delay_a_recovery(
     script: Script,
     objective: Objective,
-    outages: list[tuple[float, float, str, int]],
+    outages: Outages,
     start_s: float,
     length_s: float,
     model: str,

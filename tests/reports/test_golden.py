@@ -4,55 +4,37 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import importlib.util
 import re
 import shutil
 from pathlib import Path
-from types import ModuleType
-
-import pytest
 
 from drills.engine.commands.main import main
+from tests.reports.golden import GOLDEN
 
 ADVICE = "if this change is meant, run `make golden`, read the difference, and commit it"
 
 
-@pytest.fixture(scope="module")
-def golden() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden", Path(__file__).with_name("golden.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_analyze_and_report_reproduce_it(golden: ModuleType, tmp_path: Path) -> None:
+def test_analyze_and_report_reproduce_it(tmp_path: Path) -> None:
     """Through the command line, on a copy that holds the records alone."""
     for name in ("header.json", "history.jsonl.gz", "schedule.json.gz", "drill.py"):
-        shutil.copyfile(golden.GOLDEN / name, tmp_path / name)
+        shutil.copyfile(GOLDEN / name, tmp_path / name)
     assert main(["analyze", str(tmp_path)]) == 0
     assert main(["report", str(tmp_path)]) == 0
     for name in ("result.json", "junit.xml", "summary.md"):
-        assert (tmp_path / name).read_bytes() == (golden.GOLDEN / name).read_bytes(), f"{name} differs: {ADVICE}"
+        assert (tmp_path / name).read_bytes() == (GOLDEN / name).read_bytes(), f"{name} differs: {ADVICE}"
     page = hashlib.sha256((tmp_path / "report.html").read_bytes()).hexdigest()
-    assert (golden.GOLDEN / "report.sha256").read_text().split()[0] == page, f"report.html differs: {ADVICE}"
+    assert (GOLDEN / "report.sha256").read_text().split()[0] == page, f"report.html differs: {ADVICE}"
 
 
-def test_make_golden_would_write_what_is_there(golden: ModuleType) -> None:
-    for name, data in golden.outputs().items():
-        assert (golden.GOLDEN / name).read_bytes() == data, f"{name} differs: {ADVICE}"
-
-
-def test_it_names_no_place_and_no_machine(golden: ModuleType) -> None:
-    for path in sorted(golden.GOLDEN.iterdir()):
+def test_it_names_no_place_and_no_machine() -> None:
+    for path in sorted(GOLDEN.iterdir()):
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         found = re.findall(rb"(?<![\w.])/(?:root|work|tmp|home|usr|var|opt)\b[^\s\"]*", data)
         assert found == [], f"{path.name} names {found[:3]}"
 
 
-def test_it_is_a_real_run_that_lost_something(golden: ModuleType) -> None:
-    text = (golden.GOLDEN / "summary.md").read_text()
+def test_it_is_a_real_run_that_lost_something() -> None:
+    text = (GOLDEN / "summary.md").read_text()
     assert "PASS" in text
     lost = re.search(r"lost (\d+) of (\d+)", text)
     assert lost is not None

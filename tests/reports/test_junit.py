@@ -83,7 +83,3 @@ def test_hostile_text_survives_as_text(sample: ModuleType) -> None:
     }  # fmt: skip
     assert "<script>alert(1)</script>" in root[0].attrib["name"]
     assert b"\x00" not in data
-
-
-def test_same_bytes(sample: ModuleType) -> None:
-    assert junit.render(sample.build().result) == junit.render(sample.build().result)
