@@ -49,7 +49,7 @@ JUNE_RPS: Final = sum(RATES_RPS.values())
 FT_CURIE_BYTES: Final = 460 * 1024
 FT_DAVINCI_BYTES: Final = 1280 * 1024
 EGRESS_BYTES_S: Final = 5.5 * MIB
-LINK_BYTES_S: Final = 2.5 * MIB
+LINK_BYTES_S: Final = 3.0 * MIB
 
 
 def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> FleetSpec:
