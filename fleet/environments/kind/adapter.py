@@ -32,7 +32,8 @@ from fleet.environments.kind.kubernetes.pods import Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
 from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopology
-from fleet.environments.local.control import PHASES, State, Wish
+from fleet.environments.local.control import PHASES, State, wish_of
+from fleet.environments.local.replicas import server_config
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
@@ -203,14 +204,7 @@ class Adapter:
     async def put(self, request: web.Request) -> web.Response:
         """Wants a replica: a Deployment; the same wish again changes nothing."""
         name = request.match_info["name"]
-        try:
-            wish = msgspec.json.decode(await request.read(), type=Wish)
-        except msgspec.MsgspecError as error:
-            return web.json_response({"error": f"PUT /replicas/{name}: {error}"}, status=400)
-        model = self._models.get(wish.model)
-        if model is None:
-            known = ", ".join(self._models)
-            return web.json_response({"error": f"{wish.model!r} is no model of the fleet ({known})"}, status=404)
+        wish, model = await wish_of(request, self._models)
         config = self._server(name, model)
         hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
         body = manifests.deployment(self._config.image, config, self._config.topology.node_names, hint)
@@ -307,26 +301,9 @@ class Adapter:
         self._ports = self._ports + 1 if self._ports < FIRST_PORT + 9999 else FIRST_PORT
         while self._ports in self._replicas.ports():
             self._ports += 1
-        return ServerConfig(
-            cluster=self._config.topology.name,
-            node="",
-            replica=name,
-            model=model.name,
-            kind=model.kind,
-            host="",
-            port=self._ports,
-            agent_url="",
-            control_url=self._config.url,
-            gpus=model.gpus,
-            slots=model.slots,
-            queue=model.queue,
-            token_seconds=model.token_ms / 1000,
-            first_token_seconds=model.first_token_ms / 1000,
-            cold_requests=model.cold_requests,
-            cold_factor=model.cold_factor,
-            pool=model.pool,
-            gpu_memory_bytes=model.gpu_memory_bytes,
-        )
+        cluster, control = self._config.topology.name, self._config.url
+        place = {"node": "", "host": "", "agent_url": ""}  # only the scheduler will know
+        return server_config(model, cluster=cluster, replica=name, port=self._ports, control_url=control, **place)
 
     def _metrics(self) -> None:
         cluster = self._config.topology.name

@@ -22,7 +22,7 @@ from fleet.environments.kind.observing import PodOps, only_weights
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.kind.supplies import Supplies
 from fleet.environments.kind.topology import API_PORT, REPLICA_LABEL, ClusterTopology
-from fleet.environments.local.ask import Answer, ask, at_once
+from fleet.environments.local.ask import Answer, ask, at_once, reachability
 from fleet.environments.local.layout import Layout
 from fleet.environments.local.restoration import Restoration
 from fleet.environments.local.watch import Follower
@@ -92,14 +92,7 @@ class KindCluster(Restoration):
 
     def reachable(self) -> Reachability:
         """Asks the API and every node's agent at once."""
-        urls = {"": self._api_url(), **self._data_urls()}
-        answers = dict(zip(urls, at_once(ask, list(urls.values())), strict=True))
-        silent = [str(answer) for answer in answers.values() if not answer.ok]
-        return Reachability(
-            api=answers[""].ok,
-            nodes={name: answer.ok for name, answer in answers.items() if name},
-            detail="; ".join(silent) or "all answer",
-        )
+        return reachability(self._api_url(), self._data_urls())
 
     def placements(self) -> tuple[Placement, ...]:
         """Pods that are bound to nodes, as the API says; ``FleetError`` when it does not answer."""

@@ -6,7 +6,6 @@ and leaves them up; else it makes one and takes it away at the end. It never pla
 
 from __future__ import annotations
 
-import threading
 from typing import Any, Final
 
 from fleet import prometheus
@@ -17,13 +16,12 @@ from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.kind.supplies import Supplies, find
 from fleet.environments.kind.topology import smaller, topology
 from fleet.environments.local.addresses import PLAIN
-from fleet.environments.local.layout import Layout
+from fleet.environments.local.layout import Layout, fleet_facts
 from fleet.environments.local.stores import StoreFaults
-from fleet.environments.local.watch import Follower
-from fleet.protocols import Emit, Say
+from fleet.environments.local.watch import Allocator
+from fleet.protocols import Say
 from fleet.spec import FleetSpec
 from history.errors import FleetError
-from history.op import CONTROLLER
 from history.records import FleetFacts, Target
 
 
@@ -44,57 +42,33 @@ class KindFleet(StoreFaults):
                 self._state, self._spec = found, fitting[0]
         self._found_up = self._state is not None
         self._started = False
-        self._clusters = tuple(KindCluster(one, self) for one in topology(self._spec))
-        self._prometheus_url: str | None = None
-        self._prometheus_absent = "the fleet has not been started"
+        self.clusters = tuple(KindCluster(one, self) for one in topology(self._spec))
+        self.prometheus_url: str | None = None
+        self.prometheus_absent = "the fleet has not been started"
 
     # -- the Protocol -----------------------------------------------------------------------------------------------
 
     @property
-    def clusters(self) -> tuple[KindCluster, ...]:
-        """The clusters in the order of the description."""
-        return self._clusters
-
-    @property
-    def controller(self) -> KindController:
+    def controller(self) -> Allocator:
         """The reference allocator."""
-        return KindController(self)
-
-    @property
-    def prometheus_url(self) -> str | None:
-        """Where Prometheus listens; None when there is none."""
-        return self._prometheus_url
-
-    @property
-    def prometheus_absent(self) -> str:
-        """Why there is no Prometheus; "" when there is."""
-        return self._prometheus_absent
+        return Allocator(lambda: self.layout.allocator_url)
 
     def start(self, say: Say) -> None:
         """Makes the fleet, or makes sure that the one that is up is whole."""
         self._state = lifecycle.up(self._spec, self._folder, say, self._gateway_port)
         self._started = True
         if prometheus.find_binary() is None:
-            self._prometheus_absent = prometheus.ABSENT
+            self.prometheus_absent = prometheus.ABSENT
             return
         url = f"http://{PLAIN}:{self.state.ports[PROMETHEUS]}"
         if prometheus.wait_ready(url):
-            self._prometheus_url, self._prometheus_absent = url, ""
+            self.prometheus_url, self.prometheus_absent = url, ""
         else:
-            self._prometheus_absent = f"it did not become ready at {url}; read {self._folder.logs / 'prometheus.out'}"
+            self.prometheus_absent = f"it did not become ready at {url}; read {self._folder.logs / 'prometheus.out'}"
 
     def facts(self) -> FleetFacts:
         """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
-        gateway = self.layout.gateway
-        return FleetFacts(
-            name=self._spec.name,
-            clusters=tuple(cluster.describe() for cluster in self._clusters),
-            models=self._spec.model_facts(),
-            placements=tuple(p for cluster in self._clusters for p in cluster.placements()),
-            gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
-            f"retries {gateway.retries}",
-            switches=(*self._spec.switches.to_facts(), ("client_path", "node addresses")),
-        )
+        return fleet_facts(self._spec, self.clusters, self.layout.gateway, ("client_path", "node addresses"))
 
     def target(self) -> Target:
         """The gateway."""
@@ -143,14 +117,3 @@ class KindFleet(StoreFaults):
     def supplies(self) -> Supplies:
         """kind and the images."""
         return find(lambda _: None)
-
-
-class KindController:
-    """The reference allocator as a ``Controller``."""
-
-    def __init__(self, fleet: KindFleet) -> None:
-        self._fleet = fleet
-
-    def watch(self, emit: Emit, stop: threading.Event) -> None:
-        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
-        Follower(self._fleet.layout.allocator_url, source=CONTROLLER, process="observer-controller").run(emit, stop)

@@ -1,6 +1,6 @@
 """local: a fleet of real processes on this machine; Python and loopback only.
 
-fleet.py      LocalFleet: start, facts, stop; LocalController        addresses.py  loopback addresses and ports
+fleet.py      LocalFleet: start, facts, stop                         addresses.py  loopback addresses and ports
 startup.py    the order of the start, and its errors                 layout.py     every configuration, worked out first
 cluster.py    LocalCluster: describe, watch, power, freeze           watch.py      following an event stream
 zygote.py     the preloaded process that forks all others            processes.py  fork; nobody outlives the parent

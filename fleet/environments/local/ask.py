@@ -10,12 +10,13 @@ import http.client
 import json
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
+from fleet.protocols import Reachability
 from fleet.serving.serve import token_headers
 
 ASK_TIMEOUT_S = 0.5
@@ -88,6 +89,18 @@ def at_once(work: Callable[[str], _T], urls: Sequence[str]) -> list[_T]:
         return []
     with ThreadPoolExecutor(max_workers=min(16, len(urls))) as pool:
         return list(pool.map(work, urls))
+
+
+def reachability(api_url: str, data_urls: Mapping[str, str]) -> Reachability:
+    """Asks a cluster's API and every node's agent (name -> URL), all at once, for at most about 1 s."""
+    urls = {"": api_url, **data_urls}
+    answers = dict(zip(urls, at_once(ask, list(urls.values())), strict=True))
+    silent = [str(answer) for answer in answers.values() if not answer.ok]
+    return Reachability(
+        api=answers[""].ok,
+        nodes={name: answer.ok for name, answer in answers.items() if name},
+        detail="; ".join(silent) or "all answer",
+    )
 
 
 def connects(host: str, port: int, timeout_s: float = ASK_TIMEOUT_S) -> bool:

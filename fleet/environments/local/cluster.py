@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import psutil
 
 from fleet.environments.local import black_hole
-from fleet.environments.local.ask import Answer, ask, at_once
+from fleet.environments.local.ask import Answer, ask, at_once, reachability
 from fleet.environments.local.control import ControlConfig, run
 from fleet.environments.local.layout import Layout
 from fleet.environments.local.restoration import Restoration
@@ -103,14 +103,7 @@ class LocalCluster(Restoration):
     def reachable(self) -> Reachability:
         """Asks the API and every node, all at once, for at most about 1 s."""
         config = self._config()
-        urls = {"": f"{config.url}/readyz", **_agent_urls(config)}
-        answers = dict(zip(urls, at_once(ask, list(urls.values())), strict=True))
-        silent = [str(answer) for answer in answers.values() if not answer.ok]
-        return Reachability(
-            api=answers[""].ok,
-            nodes={name: answer.ok for name, answer in answers.items() if name},
-            detail="; ".join(silent) or "all answer",
-        )
+        return reachability(f"{config.url}/readyz", _agent_urls(config))
 
     def placements(self) -> tuple[Placement, ...]:
         """Where replicas are bound now, and whether each is ready; ``FleetError`` when the API does not answer."""

@@ -10,10 +10,11 @@ remembers nothing. It never looks beyond its own nodes.
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,19 @@ class Wish(msgspec.Struct, frozen=True):
     node: str = ""
 
 
+async def wish_of(request: web.Request, models: Mapping[str, ModelSpec]) -> tuple[Wish, ModelSpec]:
+    """What is wished, and its model; raises the answer 400 or 404 when it cannot be."""
+    try:
+        wish = msgspec.json.decode(await request.read(), type=Wish)
+    except msgspec.MsgspecError as error:
+        said = {"error": f"PUT {request.path}: {error}"}
+        raise web.HTTPBadRequest(text=json.dumps(said), content_type="application/json") from error
+    if wish.model not in models:
+        said = {"error": f"{wish.model!r} is no model of the fleet ({', '.join(models)})"}
+        raise web.HTTPNotFound(text=json.dumps(said), content_type="application/json")
+    return wish, models[wish.model]
+
+
 class State(msgspec.Struct, frozen=True):
     """Body of POST /replicas/{name}/state, from the model server itself."""
 
@@ -139,14 +153,7 @@ class ControlPlane:
     async def put(self, request: web.Request) -> web.Response:
         """Wants a replica; the same wish again changes nothing (one that failed is tried anew)."""
         name = request.match_info["name"]
-        try:
-            wish = msgspec.json.decode(await request.read(), type=Wish)
-        except msgspec.MsgspecError as error:
-            return web.json_response({"error": f"PUT /replicas/{name}: {error}"}, status=400)
-        model = self._models.get(wish.model)
-        if model is None:
-            known = ", ".join(self._models)
-            return web.json_response({"error": f"{wish.model!r} is no model of the fleet ({known})"}, status=404)
+        wish, model = await wish_of(request, self._models)
         old = self._scheduler.replicas.get(name)
         if old is not None and (old.leaving or old.model != model.name):
             what = "is draining" if old.leaving else f"serves {old.model}"

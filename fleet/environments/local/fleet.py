@@ -32,17 +32,16 @@ from fleet.environments.local import addresses, black_hole, leftovers
 from fleet.environments.local.addresses import Addresses
 from fleet.environments.local.cluster import BLACK_HOLE, REFUSED, LocalCluster
 from fleet.environments.local.control import ControlConfig
-from fleet.environments.local.layout import PIECE_BYTES, Layout, lay_out
+from fleet.environments.local.layout import PIECE_BYTES, Layout, fleet_facts, lay_out
 from fleet.environments.local.processes import tail
 from fleet.environments.local.startup import StartUp
 from fleet.environments.local.stores import StoreFaults
-from fleet.environments.local.watch import Follower
+from fleet.environments.local.watch import Allocator
 from fleet.environments.local.zygote import LOCK_NAME, MARKER, Execute, Exits
-from fleet.protocols import Emit, Say
+from fleet.protocols import Say
 from fleet.serving.weights import make_weights
 from fleet.spec import FleetSpec, Switches
 from history.errors import FleetError
-from history.op import CONTROLLER
 from history.records import FleetFacts, Target
 
 WEIGHTS_SEED: Final = 20220623
@@ -78,7 +77,7 @@ class LocalFleet(StoreFaults):
         self.fleet_id = uuid.uuid4().hex
         holes = addresses.private_possible() and black_hole.possible()
         self._signatures = (REFUSED, BLACK_HOLE) if holes else (REFUSED,)
-        self._clusters = tuple(LocalCluster(cluster, self, self._signatures) for cluster in spec.clusters)
+        self.clusters = tuple(LocalCluster(cluster, self, self._signatures) for cluster in spec.clusters)
         self._zygote: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._lock = threading.Lock()
@@ -86,30 +85,15 @@ class LocalFleet(StoreFaults):
         self._addresses: Addresses | None = None
         self._work_dir: Path | None = None
         self._layout: Layout | None = None
-        self._prometheus_url: str | None = None
-        self._prometheus_absent = "the fleet has not been started"
+        self.prometheus_url: str | None = None
+        self.prometheus_absent = "the fleet has not been started"
 
     # -- the Protocol -----------------------------------------------------------------------------------------------
 
     @property
-    def clusters(self) -> tuple[LocalCluster, ...]:
-        """The clusters in the order of the spec."""
-        return self._clusters
-
-    @property
-    def controller(self) -> LocalController:
+    def controller(self) -> Allocator:
         """The reference allocator."""
-        return LocalController(self)
-
-    @property
-    def prometheus_url(self) -> str | None:
-        """Where Prometheus listens; None when there is none."""
-        return self._prometheus_url
-
-    @property
-    def prometheus_absent(self) -> str:
-        """Why there is no Prometheus, and how to get one; "" when there is."""
-        return self._prometheus_absent
+        return Allocator(lambda: self.layout.allocator_url)
 
     def start(self, say: Say) -> None:
         """Brings everything up; returns when every replica is ready and the gateway routes every model.
@@ -127,17 +111,7 @@ class LocalFleet(StoreFaults):
 
     def facts(self) -> FleetFacts:
         """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
-        placements = [p for cluster in self._clusters for p in cluster.placements()]
-        gateway = self.layout.gateway
-        return FleetFacts(
-            name=self._spec.name,
-            clusters=tuple(cluster.describe() for cluster in self._clusters),
-            models=self._spec.model_facts(),
-            placements=tuple(placements),
-            gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
-            f"retries {gateway.retries}",
-            switches=self._spec.switches.to_facts(),
-        )
+        return fleet_facts(self._spec, self.clusters, self.layout.gateway)
 
     def target(self) -> Target:
         """The gateway."""
@@ -147,7 +121,7 @@ class LocalFleet(StoreFaults):
 
     def died(self) -> tuple[str, ...]:
         """Outside services that ended by themselves; ("zygote",) when all of them did. () before start, after stop."""
-        clusters = {cluster.name for cluster in self._clusters}
+        clusters = {cluster.name for cluster in self.clusters}
         return tuple(name for name in self.ended() if name not in clusters)
 
     def stop(self) -> None:
@@ -333,7 +307,7 @@ class LocalFleet(StoreFaults):
     def _start_prometheus(self, say: Say) -> None:
         binary = prometheus.find_binary()
         if binary is None:
-            self._prometheus_absent = prometheus.ABSENT
+            self.prometheus_absent = prometheus.ABSENT
             say(prometheus.ABSENT)
             return
         layout, (work_dir, logs) = self.layout, self._dirs()
@@ -344,30 +318,18 @@ class LocalFleet(StoreFaults):
         self.ask_zygote(Execute("prometheus", argv, logs / "prometheus.out"))
         url = f"http://{host}:{port}"
         if prometheus.wait_ready(url):
-            self._prometheus_url, self._prometheus_absent = url, ""
+            self.prometheus_url, self.prometheus_absent = url, ""
             say(f"Prometheus scrapes every second at {url}")
         else:
             said = tail(logs / "prometheus.out", 3)
-            self._prometheus_absent = f"{binary} did not become ready: {said}"
-            say(f"no Prometheus: {self._prometheus_absent}")
+            self.prometheus_absent = f"{binary} did not become ready: {said}"
+            say(f"no Prometheus: {self.prometheus_absent}")
 
     def _kill_marked(self) -> None:
         """Whoever still carries this fleet's marker (after a zygote that was killed) is killed by its id."""
         for process in marked(self.fleet_id):
             with contextlib.suppress(psutil.Error):
                 process.send_signal(signal.SIGKILL)
-
-
-class LocalController:
-    """The reference allocator as a ``Controller``."""
-
-    def __init__(self, fleet: LocalFleet) -> None:
-        self._fleet = fleet
-
-    def watch(self, emit: Emit, stop: threading.Event) -> None:
-        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
-        url = self._fleet.layout.allocator_url
-        Follower(url, source=CONTROLLER, process="observer-controller").run(emit, stop)
 
 
 def marked(fleet_id: str) -> list[psutil.Process]:

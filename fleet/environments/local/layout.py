@@ -5,16 +5,18 @@ Pure given its addresses; ``LocalFleet`` makes it once and starts processes from
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.environments.local.addresses import Addresses, Ports
 from fleet.environments.local.control import ControlConfig, NodeConfig
 from fleet.forecast import placements_planned
+from fleet.protocols import Cluster
 from fleet.serving.config import AgentConfig, AllocatedModel, AllocatorConfig, GatewayConfig, StoreConfig
 from fleet.serving.routing import owners
 from fleet.spec import ClusterSpec, FleetSpec
+from history.records import FleetFacts
 
 PIECE_BYTES = 1024 * 1024
 """Weights are cut into objects of this size."""
@@ -48,6 +50,21 @@ class Layout:
     def weights(self) -> Path:
         """Where the stores' objects are."""
         return self.work_dir / "weights"
+
+
+def fleet_facts(
+    spec: FleetSpec, clusters: Sequence[Cluster], gateway: GatewayConfig, *more: tuple[str, str]
+) -> FleetFacts:
+    """A fleet as it is now; ``FleetError`` when a cluster does not answer. ``more``: besides its switches."""
+    return FleetFacts(
+        name=spec.name,
+        clusters=tuple(cluster.describe() for cluster in clusters),
+        models=spec.model_facts(),
+        placements=tuple(placement for cluster in clusters for placement in cluster.placements()),
+        gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
+        f"retries {gateway.retries}",
+        switches=(*spec.switches.to_facts(), *more),
+    )
 
 
 def lay_out(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
@@ -19,7 +19,7 @@ import msgspec
 from fleet.protocols import Emit
 from fleet.serving.events import Event, decode_event
 from history.clock import Clock, now_ns
-from history.op import REPLICA_FAILED, UNPLACEABLE, WATCH_GAP, Op
+from history.op import CONTROLLER, REPLICA_FAILED, UNPLACEABLE, WATCH_GAP, Op
 
 CONNECT_TIMEOUT_S: Final = 0.5
 SILENCE_S: Final = 2.5
@@ -129,3 +129,14 @@ class Follower:
             outcome="unknown",
             cluster=self._cluster,
         )
+
+
+class Allocator:
+    """The reference allocator as a ``Controller``; ``url`` is asked for when the watch begins."""
+
+    def __init__(self, url: Callable[[], str]) -> None:
+        self._url = url
+
+    def watch(self, emit: Emit, stop: threading.Event) -> None:
+        """Emits controller ops, stamped on receipt, until ``stop`` is set."""
+        Follower(self._url(), source=CONTROLLER, process="observer-controller").run(emit, stop)
