@@ -1,0 +1,54 @@
+"""How long Kubernetes takes for replacements, of a run of `cluster-loss --env kind`: each figure with its bar.
+
+    blackstart run cluster-loss --env kind && python benchmarks/kind_reallocation.py runs/cluster-loss-…
+
+Seconds from the decision to move a model until the last of its new pods is created, scheduled, ready; from the last
+what the forecast says that the store needs for the model's weights is taken off. Exit 1 when a bar is missed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from assertions import analyze
+from history.clock import NS_PER_S
+from history.op import DECIDED, FAULT_HEAL, REPLICA_CREATED, REPLICA_READY, REPLICA_SCHEDULED, Op
+from history.reader import read_run
+
+BARS = {REPLICA_CREATED: 0.5, REPLICA_SCHEDULED: 1.0, REPLICA_READY: 3.0}
+RECOVERED_S = 10.0
+
+
+def main(folder: Path) -> int:
+    """One line a bar."""
+    run = read_run(folder)
+    decided = {op.model: op.t_done for op in reversed(run.history.of_kind(DECIDED))}
+    heal_ns = min((op.t_intended for op in run.history.of_kind(FAULT_HEAL)), default=2**63)
+    homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
+    rows = run.header.forecast.models if run.header.forecast else ()
+    bound_s = {row.model: row.reload_s or 0.0 for row in rows}
+
+    def after_s(op: Op) -> float:
+        own_s = bound_s.get(op.model, 0.0) if op.kind == REPLICA_READY else 0.0
+        return (op.t_done - decided[op.model]) / NS_PER_S - own_s
+
+    missed = False
+    for kind, bar in BARS.items():
+        new = [op for op in run.history.of_kind(kind) if (op.cluster, op.replica) not in homes and op.t_done < heal_ns]
+        missed |= told(f"{kind}, the last of {len(new)}", max(map(after_s, new), default=float("inf")), bar)
+    last = [one.bounds[1] for one in analyze(run).objectives if one.indicator == "recovered" and one.bounds]
+    missed |= told("all models recovered", max(map(float, filter(None, last)), default=float("inf")), RECOVERED_S)
+    return int(missed)
+
+
+def told(what: str, value_s: float, bar_s: float) -> bool:
+    """One line; was the bar missed?"""
+    print(f"{'✓' if value_s <= bar_s else '✗'} {what}: {value_s:.2f} s (bar {bar_s:g})")
+    return value_s > bar_s
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    sys.exit(main(Path(sys.argv[1])))
