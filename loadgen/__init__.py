@@ -9,5 +9,4 @@ byhand.py      prepares a run directory when locust is started by hand
 control.py     the small files by which runner and load workers talk
 process.py     LoadProcess, ProberProcess: what the runner starts and stops; never imports locust
 probers.py     canary and cluster prober, a process of their own
-priority.py    the instrument goes first on the cores that it shares
 """

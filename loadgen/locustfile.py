@@ -38,8 +38,7 @@ from history.writer import OpWriter
 from loadgen.byhand import ByHand
 from loadgen.client import Client, asks_of
 from loadgen.control import EXIT_REFUSED, ControlFiles
-from loadgen.priority import go_first
-from loadgen.process import PARENT_PID
+from loadgen.process import PARENT_PID, go_first
 from loadgen.schedule import slice_of
 from loadgen.sender import POLL_S, Sender, Slice
 

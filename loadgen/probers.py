@@ -31,8 +31,7 @@ from history.writer import OpWriter
 from loadgen.client import Ask, Client, asks_of
 from loadgen.control import EXIT_RECORDING
 from loadgen.pool import Pool
-from loadgen.priority import go_first
-from loadgen.process import PARENT_PID
+from loadgen.process import PARENT_PID, go_first
 
 PROCESS = "probers"
 CANARY_RPS = 20.0

@@ -42,15 +42,15 @@ class Disk:
 
     def __init__(self, full_for: str = "") -> None:
         self.full_for = full_for
-        self.events: list[tuple[str, str]] = []
+        self.events: list[tuple[str, bool]] = []
 
     def clock(self) -> int:
         return 1
 
-    def event(self, kind: str, /, *, outcome: str = "ok", **rest: Any) -> None:
+    def event(self, kind: str, /, *, ok: bool = True, **rest: Any) -> None:
         if kind == self.full_for:
             raise RecordingError("no space left", hint="free space")
-        self.events.append((kind, outcome))
+        self.events.append((kind, ok))
 
 
 class Nobody:
@@ -81,7 +81,7 @@ def test_an_interrupt_in_the_middle_of_the_kill_is_recorded_and_healed() -> None
     made = injector(victim, disk)
     with pytest.raises(KeyboardInterrupt):
         made.inject(PowerLoss("cobalt"), lambda: None)
-    assert (FAULT_INJECT, "fail") in disk.events
+    assert (FAULT_INJECT, False) in disk.events
     assert made.hurt == ("cobalt",)
     made.heal("cobalt")
     assert victim.done == ["off", "on"]

@@ -56,7 +56,7 @@ class Injector:
                 FAULT_INJECT,
                 at_ns=called,
                 done_ns=clock(),
-                outcome="ok" if returned else "fail",
+                ok=returned,
                 cluster=fault.cluster,
                 kind=mark.kind,
                 signature=mark.signature,
@@ -65,11 +65,7 @@ class Injector:
         self._custody.injected(mark, fault.target)
         signals = until_all(lambda: fault.verify(subject), VERIFY_S, clock, pulse)
         self._record(FAULT_VERIFIED, called, fault.cluster, signals)
-        if failed := [signal for signal in signals if not signal.ok]:
-            raise RunStopped(
-                f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s: "
-                + "; ".join(f"{signal.name}: {signal.seen}" for signal in failed)
-            )
+        require(signals, f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s")
         return signals
 
     def heal(self, name: str) -> tuple[Signal, ...]:
@@ -90,7 +86,7 @@ class Injector:
                 PROVISIONED,
                 at_ns=called,
                 done_ns=seen_ns,
-                outcome="ok" if signal.ok else "fail",
+                ok=signal.ok,
                 cluster=fault.cluster,
                 stage=stage,
                 seen=signal.seen,
@@ -117,7 +113,7 @@ class Injector:
             kind,
             at_ns=called,
             done_ns=self._recorder.clock(),
-            outcome="ok" if ok else "fail",
+            ok=ok,
             cluster=cluster,
             signals=[asdict(signal) for signal in signals],
         )
@@ -137,3 +133,9 @@ def until_all(
             return signals
         pulse()
         time.sleep(POLL_S)
+
+
+def require(signals: tuple[Signal, ...], otherwise: str) -> None:
+    """``RunStopped`` with what was seen instead, unless every signal is ok."""
+    if failed := [f"{signal.name}: {signal.seen}" for signal in signals if not signal.ok]:
+        raise RunStopped(f"{otherwise}: {'; '.join(failed)}")

@@ -47,6 +47,4 @@ class Observers:
             with suppress(RecordingError):  # a full disk ends the run elsewhere: the load process says so
                 if not self._stop.is_set():
                     text = repr(error)
-                    self._recorder.event(
-                        PROCESS_DIED, outcome="fail", error="observer", process=f"observer of {name}", text=text
-                    )
+                    self._recorder.event(PROCESS_DIED, error="observer", process=f"observer of {name}", text=text)

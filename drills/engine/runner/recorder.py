@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from history.clock import Clock
-from history.op import RUNNER, Op, Outcome
+from history.op import RUNNER, Op
 from history.writer import OpWriter
 
 
@@ -25,12 +25,15 @@ class Recorder(OpWriter):
         source: str = RUNNER,
         at_ns: int | None = None,
         done_ns: int | None = None,
-        outcome: Outcome = "ok",
+        ok: bool = True,
         cluster: str = "",
         error: str = "",
         **detail: Any,
     ) -> Op:
-        """Records one event of the runner (or of a guard); ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``."""
+        """Records one event of the runner (or of a guard); ``at_ns`` defaults to now, ``done_ns`` to ``at_ns``.
+
+        It failed where there is an ``error``, and where it is not ``ok``.
+        """
         at = self.clock() if at_ns is None else at_ns
         op = Op(
             source=source,
@@ -39,7 +42,7 @@ class Recorder(OpWriter):
             t_intended=at,
             t_sent=at,
             t_done=at if done_ns is None else done_ns,
-            outcome=outcome,
+            outcome="ok" if ok and not error else "fail",
             cluster=cluster,
             error=error,
             detail=detail,

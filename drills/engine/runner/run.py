@@ -80,11 +80,11 @@ def _carry_out(session: Session) -> bool:
                 StepRunner(session).run(tuple(session.plan.drill.steps))
             except RunStopped as stopped:
                 if not isinstance(stopped, GuardTripped):
-                    session.recorder.event(PROCESS_DIED, outcome="fail", error="stopped", text=stopped.reason)
+                    session.recorder.event(PROCESS_DIED, error="stopped", text=stopped.reason)
                 view.done(stopped.reason, ok=False)
             except KeyboardInterrupt:
                 interrupted = True
-                session.recorder.event(INTERRUPTED, outcome="fail", error="interrupted")
+                session.recorder.event(INTERRUPTED, error="interrupted")
                 view.done("Interrupted: healing, draining and judging what was seen", ok=False)
             finally:
                 session.interrupts.answer_only()

@@ -117,9 +117,7 @@ class Session:
                 self._missed.add(name)
                 self._note(f"{name} died in the middle of the run: what rests on it is unknown, the rest is not harmed")
         if died:
-            self.recorder.event(
-                PROCESS_DIED, outcome="fail", error="died", process=died[0].partition(":")[0], text=died[0]
-            )
+            self.recorder.event(PROCESS_DIED, error="died", process=died[0].partition(":")[0], text=died[0])
             raise RunStopped(f"died in the middle of the run: {'; '.join(died)}")
 
     def guard(self, run: Run) -> None:
@@ -128,7 +126,7 @@ class Session:
         glance = Glance(run, self.clock(), self.load_start_ns, victims, str(self.stop_request))
         if (trip := self._guards.look(glance)) is not None:
             guard, reason = trip
-            self.recorder.event(guard.name, source=GUARD, outcome="fail", reason=reason)
+            self.recorder.event(guard.name, source=GUARD, ok=False, reason=reason)
             raise GuardTripped(f"guard {guard.name} tripped: {reason}")
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:

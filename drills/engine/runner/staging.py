@@ -74,7 +74,7 @@ class Staging:
             RESTORE_STAGE,
             at_ns=began,
             done_ns=session.clock(),
-            outcome="ok" if as_declared else "fail",
+            ok=as_declared,
             cluster=self._step.cluster,
             name=stage.name,
             does=stage.does,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
-from drills.engine.runner.guarding import RunStopped
+from drills.engine.runner.injector import require
 from drills.engine.runner.session import Session
 from drills.engine.runner.staging import Staging
 from drills.engine.runner.strip import lately, strip_of
 from history.clock import NS_PER_S
-from history.op import STEP_END, STEP_START, Outcome
+from history.op import STEP_END, STEP_START
 from history.reader import Run
 
 TICK_S = 0.1
@@ -33,10 +33,7 @@ class StepRunner:
             began = session.clock()
             session.view.step(step.describe())
             ok, text = self._carry_out(step)
-            outcome: Outcome = "ok" if ok else "fail"
-            session.recorder.event(
-                STEP_END, at_ns=began, done_ns=session.clock(), outcome=outcome, index=index, text=text
-            )
+            session.recorder.event(STEP_END, at_ns=began, done_ns=session.clock(), ok=ok, index=index, text=text)
             session.view.done(text, ok)
 
     def _carry_out(self, step: Step) -> tuple[bool, str]:
@@ -52,11 +49,7 @@ class StepRunner:
         if isinstance(step, Restore):
             if step.stages:
                 return Staging(session, step, self._wait).run()
-            signals = session.heal(step.cluster)
-            if failed := [signal for signal in signals if not signal.ok]:
-                raise RunStopped(
-                    f"{step.cluster} was not verified back: " + "; ".join(f"{s.name}: {s.seen}" for s in failed)
-                )
+            require(session.heal(step.cluster), f"{step.cluster} was not verified back")
             return True, f"Restored {step.cluster}; verified in {self._since(began):.1f} s"
         return self._observe(step, began)
 

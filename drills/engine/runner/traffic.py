@@ -64,5 +64,5 @@ class Traffic:
             self._recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=clock())
         else:
             self._load.kill()
-            self._recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=clock(), outcome="fail", error="died", text=died)
+            self._recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=clock(), error="died", text=died)
             self._failures.append(f"the load process did not end cleanly: {died}")
