@@ -49,30 +49,31 @@ class Target:
         self.connections: set[tuple[str, int]] = set()
         self.asked: list[dict[str, object]] = []
 
-    async def start(self) -> None:
+    async def serve(self) -> None:
         app = web.Application()
         app.router.add_post("/v1/{kind:.*}", self.answer)
         app.router.add_get("/healthz", self.healthy)
         app.router.add_get("/hang", self.hang)
         app.router.add_get("/cut", self.cut)
-        self.runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", 0)
-        await site.start()
-        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.loop, self.over = asyncio.get_running_loop(), asyncio.Event()
+        self.ready.set()
+        await self.over.wait()
+        await runner.cleanup()
 
     def __enter__(self) -> Target:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self.loop.run_forever)
+        self.ready = threading.Event()
+        self.thread = threading.Thread(target=asyncio.run, args=(self.serve(),))
         self.thread.start()
-        asyncio.run_coroutine_threadsafe(self.start(), self.loop).result(5)
+        assert self.ready.wait(5)
         return self
 
     def __exit__(self, *_: object) -> None:
-        asyncio.run_coroutine_threadsafe(self.runner.cleanup(), self.loop).result(5)
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self.over.set)
         self.thread.join(5)
-        self.loop.close()
 
     async def answer(self, request: web.Request) -> web.Response:
         body = await request.json()
