@@ -53,7 +53,7 @@ def outage(case: Case, ops: Requests) -> Outage | None:
         return None
     again = ok[ok > failed[0]]
     last = int(failed[failed < again[0]][-1]) if len(again) else int(failed[-1])
-    low = max(0.0, case.edges.seconds(ops.t_intended[last]))
+    low = case.edges.since(ops.t_intended[last])
     high = max(low, case.edges.seconds(ops.t_done[again[0]])) if len(again) else None
     until = int(ops.t_intended[last])
     return Outage(len(failed), int(ops.t_intended[failed[0]]), until, (low, high))

@@ -13,7 +13,7 @@ import numpy as np
 from assertions.measure import Unknown
 from assertions.phases import Phases, phases
 from assertions.recovery import Recovery, recovery
-from assertions.scopes import Load, Rows, Scope, judge, promised_ratio
+from assertions.scopes import FLEET_RATIO, MODEL_RATIO, Load, Rows, Scope, judge
 from assertions.warmth import Warmth, warmth
 from assertions.windows import RUN_WINDOWS, Edges, edges
 from history.clock import NS_PER_MS, NS_PER_S
@@ -143,8 +143,11 @@ class Case:
         return rows[:0]
 
     def ratio(self, scope_name: str) -> float:
-        """The ratio that a scope's recovery must prove."""
-        return promised_ratio(self.run.header, scope_name)
+        """The ratio that a scope's recovery must prove: its ``recovered`` objective's, else 0.99 fleet, 0.90 others."""
+        specs = [spec for spec in self.run.header.objectives if spec.indicator == "recovered"]
+        promised = {spec.scope: spec.ratio for spec in reversed(specs)}  # the first of each counts
+        each = f"each {scope_name.partition(':')[0]}"
+        return promised.get(scope_name, promised.get(each, FLEET_RATIO if scope_name == "fleet" else MODEL_RATIO))
 
     def lag_near_ms(self, t_ns: int) -> tuple[float, float] | None:
         """(p99, largest) send lag within 2 s of an instant, in ms; None where nothing was sent."""

@@ -100,7 +100,7 @@ def blind_s(case: Case, source: str) -> float | None:
     gaps = [op for op in case.run.history.of_kind(WATCH_GAP) if op.source == source]
     gaps = [op for op in gaps if op.cluster not in edges.victims]
     still = [gap.t_intended for gap in gaps if gap.t_intended < edges.fault_end <= stamp_ns(gap)]
-    return max(0.0, edges.seconds(min(still))) if still else None
+    return edges.since(min(still)) if still else None
 
 
 def latest(each: Iterable[Interval | None]) -> Interval | None:
@@ -128,7 +128,7 @@ def event_bounds(case: Case, op: Op) -> tuple[float, float]:
         for gap in case.run.history.of_kind(WATCH_GAP):
             if gap.cluster == op.cluster and gap.t_intended <= high <= stamp_ns(gap) + GAP_NS:
                 low = min(low, gap.t_intended)
-    return max(0.0, case.edges.seconds(low)), max(0.0, case.edges.seconds(high))
+    return case.edges.since(low), case.edges.since(high)
 
 
 @dataclass(frozen=True)

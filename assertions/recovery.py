@@ -74,16 +74,15 @@ def recovery(load: Load, rows: Rows, ratio: float) -> Recovery:
     sure, maybe = _relapse(t, known_bad, maybe_bad, best, worst, ratio)
     high = worst[0] if worst and (sure or worst[0].sustained) else next((h for h in worst if h.sustained), None)
     shown = high or (worst[0] if worst else None)
-    low_s = _low_s(load.edges, t, known_bad, best, surely_affected)
-    edges = load.edges
+    low_s, edges = _low_s(load.edges, t, known_bad, best, surely_affected), load.edges
     first_bad = int(np.argmax(known_bad if known_bad.any() else maybe_bad))
     return replace(
         base,
         service_back=(low_s, _first_byte_s(load, rows, high)),
-        recovered=(low_s, None if high is None else max(0.0, edges.seconds(t[high.start]))),
+        recovered=(low_s, None if high is None else edges.since(t[high.start])),
         first_success=_first_success(load, rows, first_bad),
-        first_bad_s=max(0.0, edges.seconds(t[first_bad])),
-        hold_start_s=None if shown is None else max(0.0, edges.seconds(t[shown.start])),
+        first_bad_s=edges.since(t[first_bad]),
+        hold_start_s=None if shown is None else edges.since(t[shown.start]),
         certified_s=None if shown is None else edges.seconds(t[shown.certified]),
         relapsed=bool(sure),
         maybe_relapsed=maybe,
@@ -131,14 +130,11 @@ def _low_s(edges: Edges, t: Ints, known_bad: Bools, best: tuple[Hold, ...], sure
     if not surely_affected:
         return 0.0
     last = best[0].last_bad if best else int(np.flatnonzero(known_bad)[-1])
-    return max(0.0, edges.seconds(t[last]))
+    return edges.since(t[last])
 
 
 def _first_byte_s(load: Load, rows: Rows, hold: Hold | None) -> float | None:
-    if hold is None:
-        return None
-    row = rows[hold.start]
-    return max(0.0, load.edges.seconds(first_byte_ns(load, int(row))))
+    return None if hold is None else load.edges.since(first_byte_ns(load, int(rows[hold.start])))
 
 
 def first_byte_ns(load: Load, row: int) -> int:
@@ -153,7 +149,7 @@ def _first_success(load: Load, rows: Rows, first_bad: int) -> Interval | None:
         return None
     row = int(rows[first_bad + 1 + int(later[0])])
     start_s = load.edges.seconds(load.ops.t_intended[row])
-    return max(0.0, start_s), max(0.0, load.edges.seconds(first_byte_ns(load, row)))
+    return max(0.0, start_s), load.edges.since(first_byte_ns(load, row))
 
 
 def _wider(interval: Interval | None, by_s: float) -> Interval | None:

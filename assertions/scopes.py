@@ -15,7 +15,6 @@ from assertions.windows import Edges
 from history.clock import NS_PER_MS, NS_PER_S
 from history.op import NEVER
 from history.reader import Requests, Run
-from history.records import RunHeader
 
 GOOD, BAD, UNKNOWN = 0, 1, 2
 """State of a load op. good = ok and within ``good_within_ms`` of its intended time (DESIGN 3.4)."""
@@ -132,13 +131,3 @@ class Scope:
             return np.arange(len(load.ops))
         codes = [load.ops.model.code(name) for name in self.models]
         return np.flatnonzero(np.isin(load.ops.model.codes, [code for code in codes if code >= 0]))
-
-
-def promised_ratio(header: RunHeader, scope_name: str) -> float:
-    """The ratio that a scope's recovery must prove: its ``recovered`` objective's, else 0.99 fleet, 0.90 others."""
-    each = "each class" if scope_name.startswith("class:") else "each model"
-    for wanted in (scope_name, each):
-        for spec in header.objectives:
-            if spec.indicator == "recovered" and spec.scope == wanted and (wanted == scope_name or ":" in scope_name):
-                return spec.ratio
-    return FLEET_RATIO if scope_name == "fleet" else MODEL_RATIO

@@ -49,6 +49,10 @@ class Edges:
         """Seconds since the injection call."""
         return (int(t_ns) - self.zero) / NS_PER_S
 
+    def since(self, t_ns: int) -> float:
+        """The same for what counts from the injection on: never negative."""
+        return max(0.0, self.seconds(t_ns))
+
     def bounds_ns(self, window: str) -> tuple[int, int] | None:
         """[start, end) of ``drill``, ``baseline``, ``fault`` or ``failback``; None where the run has no such window."""
         if self.start == NEVER:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 
-from assertions.result import Check, ObjectiveResult, Result
+from assertions.result import ObjectiveResult, Result
 from reports.words import GLYPHS, count, measure, span
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -18,76 +18,48 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 def render(result: Result) -> bytes:
     """The JUnit file of a run in UTF-8."""
-    cases = [_case(result, objective) for objective in result.objectives]
-    invalid = _validity_case(result)
-    if invalid is not None:
-        cases.append(invalid)
-    failures = sum(case.find("failure") is not None for case in cases)
-    errors = sum(case.find("error") is not None for case in cases)
-    totals = {"tests": str(len(cases)), "failures": str(failures), "errors": str(errors)}
-    root = ET.Element("testsuites", {"name": "blackstart", **totals, "time": _time(result)})
-    suite = ET.SubElement(
-        root, "testsuite", {"name": _clean(result.drill), **totals, "skipped": "0", "time": _time(result)}
-    )
-    properties = ET.SubElement(suite, "properties")
-    for name, value in (
-        ("run_id", result.run_id),
-        ("environment", result.environment),
-        ("seed", str(result.seed)),
-        ("verdict", result.verdict),
-    ):
-        ET.SubElement(properties, "property", {"name": name, "value": _clean(value)})
-    suite.extend(cases)
-    out = ET.SubElement(suite, "system-out")
-    out.text = _clean("\n".join([result.headline, *result.reasons]))
+    verdicts = [objective.verdict for objective in result.objectives]
+    doubts = [check for check in result.validity.checks if check.verdict != "pass"]
+    invalid = bool(doubts) or (result.verdict == "unknown" and "unknown" not in verdicts)
+    failures, errors = verdicts.count("fail"), verdicts.count("unknown") + invalid
+    totals = {"tests": str(len(verdicts) + invalid), "failures": str(failures), "errors": str(errors)}
+    took = f"{max((w.end_s - w.start_s for w in result.windows if w.name == 'drill'), default=0.0):.3f}"
+    root = ET.Element("testsuites", {"name": "blackstart", **totals, "time": took})
+    suite = _add(root, "testsuite", name=result.drill, **totals, skipped="0", time=took)
+    properties = _add(suite, "properties")
+    for name in ("run_id", "environment", "seed", "verdict"):
+        _add(properties, "property", name=name, value=str(getattr(result, name)))
+    for objective in result.objectives:
+        _case(suite, result.drill, objective)
+    if invalid:
+        case = _add(suite, "testcase", classname=f"blackstart.{result.drill}", name="validity", time="0.000")
+        message = "; ".join(result.reasons) or f"{count(len(doubts), 'check')} did not pass"
+        lines = [f"{GLYPHS[check.verdict]} {check.verdict}: {check.name}: {check.detail}" for check in doubts]
+        _add(case, "error", "\n".join(lines) or message, type="run-invalid", message=message)
+    _add(suite, "system-out", "\n".join([result.headline, *result.reasons]))
     ET.indent(root)
     data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return data + b"\n"
 
 
-def _case(result: Result, objective: ObjectiveResult) -> ET.Element:
-    case = ET.Element(
-        "testcase",
-        {
-            "classname": _clean(f"blackstart.{result.drill}"),
-            "name": _clean(f"{objective.name}[{objective.scope}]"),
-            "time": f"{max(objective.measured, 0.0):.3f}" if objective.unit == "s" and objective.measured else "0.000",
-        },
-    )
+def _case(suite: ET.Element, drill: str, objective: ObjectiveResult) -> None:
+    took_s = max(objective.measured or 0.0, 0.0) if objective.unit == "s" else 0.0
+    name = f"{objective.name}[{objective.scope}]"
+    case = _add(suite, "testcase", classname=f"blackstart.{drill}", name=name, time=f"{took_s:.3f}")
     if objective.verdict == "pass":
-        return case
+        return
     tag, kind = ("failure", "objective-failed") if objective.verdict == "fail" else ("error", "objective-unknown")
-    limit = measure(objective.limit, objective.unit)
-    mark = ET.SubElement(case, tag, {"type": kind, "message": _clean(f"{objective.text} against a limit of {limit}")})
+    message = f"{objective.text} against a limit of {measure(objective.limit, objective.unit)}"
     lines = [objective.evidence, f"window: {objective.window}", f"measured: {span(objective.bounds, objective.unit)}"]
     if objective.playbook:
         lines.append(f"playbook: {objective.playbook}")
-    mark.text = _clean("\n".join(line for line in lines if line))
-    return case
+    _add(case, tag, "\n".join(line for line in lines if line), type=kind, message=message)
 
 
-def _validity_case(result: Result) -> ET.Element | None:
-    """An extra case for a run that is unknown although no objective says so, or whose checks did not pass."""
-    bad = [check for check in result.validity.checks if check.verdict != "pass"]
-    told = result.verdict != "unknown" or any(o.verdict == "unknown" for o in result.objectives)
-    if not bad and told:
-        return None
-    case = ET.Element(
-        "testcase", {"classname": _clean(f"blackstart.{result.drill}"), "name": "validity", "time": "0.000"}
-    )
-    message = "; ".join(result.reasons) or f"{count(len(bad), 'check')} did not pass"
-    mark = ET.SubElement(case, "error", {"type": "run-invalid", "message": _clean(message)})
-    mark.text = _clean("\n".join(_check_line(check) for check in bad) or message)
-    return case
-
-
-def _check_line(check: Check) -> str:
-    return f"{GLYPHS[check.verdict]} {check.verdict}: {check.name}: {check.detail}"
-
-
-def _time(result: Result) -> str:
-    ends = [window.end_s - window.start_s for window in result.windows if window.name == "drill"]
-    return f"{max(ends, default=0.0):.3f}"
+def _add(parent: ET.Element, tag: str, text: str | None = None, **attributes: str) -> ET.Element:
+    made = ET.SubElement(parent, tag, {name: _clean(value) for name, value in attributes.items()})
+    made.text = None if text is None else _clean(text)
+    return made
 
 
 def _clean(text: str) -> str:

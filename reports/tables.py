@@ -40,29 +40,32 @@ class Table:
 
 def latency(bins: Bins) -> Table:
     """Quantiles of complete answers a bin."""
-    rows = []
-    for i in range(len(bins)):
-        cells = (milliseconds(_number(v[i])) for v in (bins.p50, bins.p95, bins.p99))
-        rows.append((_from(bins, i), *cells, number(int(bins.offered[i]))))
-    return Table(("from", "p50", "p95", "p99", "sent"), tuple(rows), _width(bins))
+    quantiles = ([milliseconds(_number(v)) for v in values] for values in (bins.p50, bins.p95, bins.p99))
+    return _by_bin(bins, ("p50", "p95", "p99", "sent"), [*quantiles, _counts(bins.offered)])
 
 
 def outcomes(bins: Bins) -> Table:
     """Counts by outcome a bin."""
-    rows = [
-        (_from(bins, i), *(number(int(v[i])) for v in (bins.offered, bins.good, bins.bad, bins.unknown)))
-        for i in range(len(bins))
-    ]
-    return Table(("from", "offered", "good", "bad", "unknown"), tuple(rows), _width(bins))
+    names = ("offered", "good", "bad", "unknown")
+    return _by_bin(bins, names, [_counts(getattr(bins, name)) for name in names])
 
 
 def shares(bins: Bins, served: Shares) -> Table:
     """Percent of sends a bin by the cluster that answered."""
-    rows = [
-        (_from(bins, i), *(percent(float(c[i]), float(bins.offered[i])) for c in served.counts))
-        for i in range(len(bins))
+    parts = [
+        [percent(float(c), float(all_)) for c, all_ in zip(one, bins.offered, strict=True)] for one in served.counts
     ]
-    return Table(("from", *served.names), tuple(rows), _width(bins))
+    return _by_bin(bins, served.names, parts)
+
+
+def _by_bin(bins: Bins, names: Sequence[str], columns: Sequence[Sequence[str]]) -> Table:
+    starts = [f"{left:g} s" for left in bins.left_s]
+    note = f"Each row is {bins.width_s:g} s of intended send time."
+    return Table(("from", *names), tuple(zip(starts, *columns, strict=True)), note)
+
+
+def _counts(values: NDArray[np.int64]) -> list[str]:
+    return [number(int(value)) for value in values]
 
 
 def lines(series: Sequence[Line], form: str = "{:,.4g}") -> Table:
@@ -198,14 +201,6 @@ def seen(fault: FaultResult) -> Table:
         for s in fault.seen[:40]
     )
     return Table(("plane", "answer", "count", "median"), rows, text_columns=2)
-
-
-def _from(bins: Bins, i: int) -> str:
-    return f"{bins.left_s[i]:g} s"
-
-
-def _width(bins: Bins) -> str:
-    return f"Each row is {bins.width_s:g} s of intended send time."
 
 
 def _number(value: float) -> float | None:
