@@ -70,7 +70,7 @@ def _kind() -> Iterator[Finding]:
         there = bool(version) and bool(engine.docker("images", "--quiet", supplies.LOCAL_IMAGE).stdout.strip())
         mend = f"{supplies.DOCKERFILE}; where nothing can be pulled: make kind-images"
         yield Finding("kind", "images", there, supplies.LOCAL_IMAGE if there else "no serving image", mend)
-    yield cgroups(Path("/sys/fs/cgroup/cgroup.controllers").exists(), bool(built))
+    yield cgroups(supplies.V2.exists(), bool(built))
     instances = int(INOTIFY.read_text()) if INOTIFY.exists() else INOTIFY_INSTANCES
     yield inotify(instances)
     yield memory("kind", KIND_MEMORY_GIB)
@@ -80,10 +80,7 @@ def _kind() -> Iterator[Finding]:
 
 def docker(version: str, why: str) -> Finding:
     """``why``: what the client said when no engine answered."""
-    mend = engine.START
-    if "permission denied" in why.lower():
-        mend = "let this user reach Docker's socket (its group is usually `docker`): sudo usermod -aG docker $USER"
-    return Finding("kind", "Docker", bool(version), f"engine {version}" if version else why, mend)
+    return Finding("kind", "Docker", bool(version), f"engine {version}" if version else why, engine.next_step(why))
 
 
 def kind_program(path: str | None, check: Callable[[str], str]) -> Finding:
@@ -99,8 +96,8 @@ def kind_program(path: str | None, check: Callable[[str], str]) -> Finding:
 def cgroups(v2: bool, own_image: bool) -> Finding:
     """Kubernetes 1.35 and newer want cgroup v2; our own node image is 1.34, which takes both."""
     seen = "cgroup v2" if v2 else "cgroup v1"
-    mend = "use a node image of Kubernetes 1.34 or older: make kind-images; or boot with cgroup v2"
-    return Finding("kind", "cgroups", v2 or own_image, f"{seen}, {'node image 1.34' if own_image else 'any'}", mend)
+    image = "node image 1.34" if own_image else "any"
+    return Finding("kind", "cgroups", v2 or own_image, f"{seen}, {image}", supplies.CGROUPS)
 
 
 def inotify(instances: int) -> Finding:

@@ -100,7 +100,8 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
         except subprocess.TimeoutExpired as error:
             raise FleetError(f"kind took more than {CREATE_S:g} s for {cluster.name}", hint=f"read {log}") from error
     if done.returncode:
-        raise FleetError(f"kind could not make {cluster.name}: {_complaint(log)}", hint=f"the whole log is {log}")
+        hint = "; ".join(filter(None, (supplies.why_not(), f"the whole log is {log}")))
+        raise FleetError(f"kind could not make {cluster.name}: {_complaint(log)}", hint=hint)
     addresses = {one.name: one.address for one in containers.of_cluster(cluster.kind_name)}
     hand_over(supplies, tuple(addresses), cluster.kind_name)
     api = Api(kubeconfig, addresses[cluster.control_plane], cluster.name)

@@ -22,6 +22,9 @@ from history.errors import FleetError
 LOCAL_IMAGE: Final = "blackstart/serving:local"
 DOCKERFILE: Final = "docker build -f fleet/environments/kind/Dockerfile -t blackstart/serving:local ."
 OLDEST_KIND: Final = (0, 24)
+V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
+"""Is there on hosts with cgroup v2."""
+CGROUPS: Final = "use a node image of Kubernetes 1.34 or older: make kind-images; or boot with cgroup v2"
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,10 @@ class Supplies:
     node_image: str
     serving_image: str
     offline: Image | None
+
+    def why_not(self) -> str:
+        """What may be wrong with the node image on this host, "" when nothing is known: cgroup v1 and one too new."""
+        return "" if self.node_image or V2.exists() else f"this host has cgroup v1: {CGROUPS}"
 
 
 def find(say: Say) -> Supplies:

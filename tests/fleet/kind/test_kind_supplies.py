@@ -29,10 +29,11 @@ def bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
 
 
 def test_no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fleet.environments.kind.offline.docker.ask", lambda: ("", "permission denied"))
-    with pytest.raises(FleetError, match="permission denied") as error:
-        supplies.find(silent)
-    assert "make docker-engine" in error.value.hint
+    for why, mended in (("connection refused", "make docker-engine"), ("Permission denied: socket", "usermod -aG")):
+        monkeypatch.setattr("fleet.environments.kind.offline.docker.ask", lambda why=why: ("", why))
+        with pytest.raises(FleetError, match=why) as error:
+            supplies.find(silent)
+        assert mended in error.value.hint
 
 
 def test_no_kind(bare: pytest.MonkeyPatch) -> None:
@@ -69,12 +70,14 @@ def test_a_cluster_that_kind_cannot_make_says_why_and_everything_made_goes(
         '#!/bin/sh\necho "Creating cluster"; echo "ERROR: failed to create cluster: no space left"; exit 1\n'
     )
     kind.chmod(0o755)
-    monkeypatch.setattr(lifecycle, "find", lambda _: Supplies(str(kind), "n", "s", None))
+    monkeypatch.setattr(lifecycle, "find", lambda _: Supplies(str(kind), "", "s", None))
+    monkeypatch.setattr(supplies, "V2", tmp_path / "controllers")
     monkeypatch.setattr(containers, "labelled", lambda *_: ())
     monkeypatch.setattr(containers, "make_network", lambda: ("10.9.0.0/16", "127.0.0.1"))
     monkeypatch.setattr(containers, "remove_network", lambda: gone.append("network"))
-    with pytest.raises(FleetError, match="ERROR: failed to create cluster: no space left"):
+    with pytest.raises(FleetError, match="ERROR: failed to create cluster: no space left") as error:
         lifecycle.up(fleets.micro(), folder, silent)
+    assert "cgroup v1: use a node image of Kubernetes 1.34" in error.value.hint
     assert gone == ["network"]
     assert folder.read() is None, "no half-made fleet is left behind"
     assert list(folder.logs.glob("kind-*.log")), "but the logs that the error names"

@@ -13,6 +13,7 @@ from history.errors import FleetError
 ANSWERS_WITHIN_S: Final = 60.0
 """An engine that takes longer to say its version does not answer."""
 START: Final = "start one: as root `make docker-engine`; or install and start Docker, and let this user reach it"
+REACH: Final = "let this user reach Docker's socket (its group is usually `docker`): sudo usermod -aG docker $USER"
 
 
 def docker(*words: str, timeout_s: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -41,8 +42,13 @@ def check_engine() -> str:
     """The engine's version; ``FleetError`` with the next step when none answers."""
     version, why = ask()
     if not version:
-        raise FleetError(f"no Docker engine answers: {why}", hint=START)
+        raise FleetError(f"no Docker engine answers: {why}", hint=next_step(why))
     return version
+
+
+def next_step(why: str) -> str:
+    """What mends that no engine answered."""
+    return REACH if "permission denied" in why.lower() else START
 
 
 def has(image: Image) -> bool:
