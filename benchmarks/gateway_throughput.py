@@ -28,9 +28,11 @@ from fleet.serving import agent, gateway, server, store
 from fleet.serving.config import AgentConfig, GatewayConfig, ServerConfig, StoreConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import process_log, serve
+from fleet.spec import ModelSpec
 
 HOST = "127.0.0.1"
 TOKEN = "benchmark"
+MODEL = ModelSpec("m", "chat", "base", 1 << 20, slots=64, first_token_ms=0.0, token_ms=0.0)
 
 
 def control_plane(port: int, replicas: list[dict[str, str]]) -> None:
@@ -77,9 +79,8 @@ def processes(work: Path, base_port: int, replicas: int) -> Iterator[None]:
     ]
     for i, name in enumerate(names):
         config = ServerConfig(
-            "amber", "n1", name, "m", "chat", HOST, base_port + 10 + i, url(base_port + 1), url(base_port + 2),
-            slots=64, token_seconds=0.0, first_token_seconds=0.0, log_dir=work, access_log=work / "access.jsonl",
-            token=TOKEN,
+            "amber", "n1", name, MODEL, HOST, base_port + 10 + i, url(base_port + 1), url(base_port + 2),
+            log_dir=work, access_log=work / "access.jsonl", token=TOKEN,
         )  # fmt: skip
         starts.append((server.run, (config,)))
     pids = [_fork(function, arguments) for function, arguments in starts]

@@ -23,6 +23,9 @@ from history.records import MixEntry, ModelFacts, ModelKind
 
 MIB = 1024 * 1024
 
+Checks = Literal["http", "tcp"]
+"""What a health check asks for: an answer, or (tcp) only that somebody takes the connection."""
+
 
 @dataclass(frozen=True)
 class NodeSpec:
@@ -167,7 +170,7 @@ class Switches:
     connect_timeout_s: float = 0.3
     read_timeout_s: float = 10.0
     health_interval_s: float = 0.5
-    checks: Literal["http", "tcp"] = "http"
+    checks: Checks = "http"
     slow_start_s: float = 0.0
     single_flight: bool = True
     honour_retry_after: bool = True
@@ -175,6 +178,11 @@ class Switches:
     ingress_restored: bool = True
     locked: tuple[str, ...] = ()
     """Clusters that nobody can delete until somebody takes the lock away."""
+
+    @property
+    def gateway_timeouts(self) -> str:
+        """In words, for the run's header."""
+        return f"connect {self.connect_timeout_s:g} s, read {self.read_timeout_s:g} s, retries {self.retries}"
 
     def to_facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every switch, for the run's header."""

@@ -22,50 +22,40 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from fleet.serving.byhand import fleet_file, options, run_by_hand
 from fleet.serving.clients import ClusterClient, GatewayClient
-from fleet.serving.config import AllocatedModel, AllocatorConfig
+from fleet.serving.config import AllocatorConfig
 from fleet.serving.controller import Controller
 from fleet.serving.events import EventLog
-from fleet.serving.gateway import pairs
-from fleet.serving.serve import (
-    healthz,
-    metrics_handler,
-    process_log,
-    run_by_hand,
-    serve,
-    token_by_hand,
-    token_guard,
-    token_headers,
-)
+from fleet.serving.serve import application, process_log, serve, token_headers
+from fleet.spec import FleetSpec
 
 
 class AllocatorApi(Collector):
     """HTTP and metrics over a controller, which is made once the application's loop runs."""
 
+    controller: Controller
+
     def __init__(self, config: AllocatorConfig, log: logging.Logger) -> None:
         self._config = config
         self._log = log
         self.events = EventLog()
-        self.controller: Controller | None = None
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Opens the client session (a new connection each call, so that a poll tells the truth) and starts."""
+        config = self._config
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector, headers=token_headers(self._config.token)) as session:
-            clusters = [ClusterClient(name, url, session, self._config.checks) for name, url in self._config.clusters]
-            gateway = GatewayClient(self._config.gateway_url, session)
-            self.controller = Controller(self._config, clusters, gateway, self.events, self._log)
+        async with aiohttp.ClientSession(connector=connector, headers=token_headers(config.token)) as session:
+            clusters = [ClusterClient(name, url, session, config.switches.checks) for name, url in config.clusters]
+            gateway = GatewayClient(config.gateway_url, session)
+            self.controller = Controller(config, clusters, gateway, self.events, self._log)
             self.controller.start()
             yield
             await self.controller.close()
 
-    async def end_streams(self, _: web.Application) -> None:
-        """For the application's shutdown."""
-        self.events.close()
-
     async def state(self, _: web.Request) -> web.Response:
         """``GET /state``: ``placed`` (the first placement is done), clusters, slots, unplaceable, N-1 headroom."""
-        controller = self._running()
+        controller = self.controller
         slots: list[dict[str, Any]] = [
             {
                 "slot": slot.name,
@@ -87,12 +77,12 @@ class AllocatorApi(Collector):
 
     async def decide(self, _: web.Request) -> web.Response:
         """``POST /decide``."""
-        return web.json_response({"decided": await self._running().react()})
+        return web.json_response({"decided": await self.controller.react()})
 
     async def hold(self, request: web.Request) -> web.Response:
         """``POST /hold?cluster=NAME&held=1``: people work on that cluster; 400 for one that there is not."""
         cluster, held = request.query.get("cluster", ""), request.query.get("held", "1") == "1"
-        controller = self._running()
+        controller = self.controller
         if cluster not in controller.state:
             return web.json_response({"error": f"no cluster {cluster!r}"}, status=400)
         (controller.held.add if held else controller.held.discard)(cluster)
@@ -113,26 +103,14 @@ class AllocatorApi(Collector):
             slots.add_metric(["unplaced"], len(self.controller.at) - placed)
         return (up, slots, events)
 
-    def _running(self) -> Controller:
-        assert self.controller is not None, "handlers run within the application's lifetime"
-        return self.controller
-
 
 def build(config: AllocatorConfig, log: logging.Logger | None = None) -> tuple[web.Application, AllocatorApi]:
     """The allocator as an application with a registry of its own, and the object behind it."""
     registry = CollectorRegistry()
     api = AllocatorApi(config, log or logging.Logger("allocator"))
     registry.register(api)
-    app = web.Application(middlewares=[token_guard(config.token)])
-    app.router.add_get("/events", api.events.handler)
-    app.router.add_get("/state", api.state)
-    app.router.add_post("/decide", api.decide)
-    app.router.add_post("/hold", api.hold)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", metrics_handler(registry))
-    app.cleanup_ctx.append(api.lifetime)
-    app.on_shutdown.append(api.end_streams)
-    return app, api
+    routes = [web.get("/state", api.state), web.post("/decide", api.decide), web.post("/hold", api.hold)]
+    return application(config.token, registry, routes, events=api.events, lifetime=api.lifetime), api
 
 
 def run(config: AllocatorConfig) -> None:
@@ -142,36 +120,12 @@ def run(config: AllocatorConfig) -> None:
     serve(app, config.host, config.port, log=log)
 
 
-def parse_model(text: str) -> AllocatedModel:
-    """NAME:GPUS:REPLICAS[:PRIORITY[:HOME,HOME…]] as a model; ``click.BadParameter`` says what is wrong."""
-    name, *rest = text.split(":")
-    try:
-        gpus, replicas = int(rest[0]), int(rest[1])
-        priority = int(rest[2]) if len(rest) > 2 else 0
-    except (IndexError, ValueError) as error:
-        raise click.BadParameter(f"{text!r} is not NAME:GPUS:REPLICAS[:PRIORITY[:HOME,HOME]]") from error
-    homes = tuple(rest[3].split(",")) if len(rest) > 3 else ()
-    return AllocatedModel(name, gpus, replicas, priority, homes)
-
-
-def _models(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[AllocatedModel, ...]:
-    return tuple(parse_model(value) for value in values)
-
-
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, required=True)
-@click.option("--cluster", "clusters", multiple=True, callback=pairs, help="NAME=CONTROL_PLANE_URL (repeat).")
-@click.option("--model", "models", multiple=True, callback=_models, help="NAME:GPUS:REPLICAS[:PRIORITY[:HOME,HOME]].")
-@click.option("--reaction", type=click.Choice(["automatic", "manual"]), default="automatic", show_default=True)
-@click.option("--detect-interval-s", type=float, default=0.25, show_default=True)
-@click.option("--detect-failures", type=int, default=3, show_default=True, help="Failed polls in a row = lost.")
-@click.option("--detect-timeout-s", type=float, default=0.5, show_default=True)
-@click.option("--failback/--no-failback", default=True, show_default=True)
-@click.option("--gateway-url", default="", help="Fail-back waits until this gateway routes to the home replica.")
-def main(**options: object) -> None:
+@options(AllocatorConfig)
+@fleet_file
+def main(fleet: FleetSpec, **given: Any) -> None:
     """Run the allocator over one or more clusters."""
-    run_by_hand(run, AllocatorConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
+    run_by_hand(run, AllocatorConfig(**given, models=fleet.models, switches=fleet.switches))
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from fleet.serving.config import Checks
 from fleet.serving.placement import Room
-from fleet.serving.serve import takes_connections
+from fleet.serving.serve import check
+from fleet.spec import Checks
 
 CALL_S: Final = 1.0
 
@@ -45,17 +45,10 @@ class ClusterClient:
 
     async def ready(self, timeout_s: float) -> str:
         """Asks ``/readyz`` (with ``tcp`` checks: only connects): "" when the cluster is ready, else what was seen."""
-        if self._checks == "tcp":
-            return await takes_connections(self._url, timeout_s)
         try:
-            async with self._session.get(f"{self._url}/readyz", timeout=_limit(timeout_s)) as response:
-                return "" if response.status == 200 else f"answered {response.status}"
+            return await check(self._session, f"{self._url}/readyz", timeout_s, self._checks)
         except TimeoutError:
             return f"no answer within {timeout_s:g} s"
-        except aiohttp.ClientConnectorError as error:
-            return f"cannot connect: {error.strerror}"
-        except aiohttp.ClientError as error:
-            return type(error).__name__
 
     async def rooms(self) -> tuple[Room, ...]:
         """Free GPUs of each ready node."""
@@ -104,10 +97,6 @@ class GatewayClient:
             await _call(self._session, "POST", f"{self._url}/drain", asked, timeout_s=2 * CALL_S)
 
 
-def _limit(timeout_s: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=timeout_s)
-
-
 async def _call(
     session: aiohttp.ClientSession,
     method: str,
@@ -118,7 +107,7 @@ async def _call(
 ) -> dict[str, Any]:
     try:
         data = None if body is None else msgspec.json.encode(body)
-        async with session.request(method, url, data=data, timeout=_limit(timeout_s)) as response:
+        async with session.request(method, url, data=data, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
             payload = await response.read()
             if response.status >= 400:
                 raise Unanswered(f"{method} {url} answered {response.status}: {payload.decode()[:200]}")

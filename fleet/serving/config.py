@@ -2,21 +2,22 @@
 
 Whoever starts a process builds one of these and calls the ``run`` of its module (in a forked child, or by hand through
 the module's command line). Configs never open, read or check anything. ``token``: the run's own, which every request
-that changes state must bring (``serve.token_guard``); it is in no repr, so that no log has it.
+that changes state must bring (``serve.token_guard``); it is in no repr, so that no log has it. A field annotated with
+a sentence is an option of the command line (``byhand.options``); the value after it is that option's default.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from history.records import ModelKind
+from fleet.spec import MIB as MIB
+from fleet.spec import ModelSpec, Switches
 
-MIB = 1024 * 1024
-
-Checks = Literal["http", "tcp"]
-"""What a health check asks for: an answer, or (tcp) only that somebody takes the connection."""
+Host = Annotated[str, "Address to listen on.", "127.0.0.1"]
+Port = Annotated[int, "Port to listen on."]
+Clusters = Annotated[tuple[tuple[str, str], ...], "A cluster's name, and the URL of its control plane (repeat)."]
 
 
 @dataclass(frozen=True)
@@ -79,105 +80,52 @@ class AgentConfig:
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """One model replica. ``slots`` requests run at once, ``queue`` wait, the next is answered 429.
+    """One replica of ``model``: a dedicated server, its weights loaded at start; or one of a pool, which answers for
+    the pool's fine-tunes, each loaded when first asked. ``replica`` is its name."""
 
-    ``pool`` empty: a dedicated server of ``model``, its weights loaded at start. ``pool`` given: it answers for these
-    fine-tunes, each loaded when first asked, least recently used out at ``gpu_memory_bytes`` (0 = no limit).
-    """
-
-    cluster: str
-    node: str
-    replica: str
-    model: str
-    kind: ModelKind
-    host: str
-    port: int
-    agent_url: str
-    control_url: str
-    gpus: int = 1
-    slots: int = 8
-    queue: int = 64
-    token_seconds: float = 0.002
-    first_token_seconds: float = 0.005
-    cold_requests: int = 0
-    """The first so many answers take ``cold_factor`` times as long: kernels compile, caches of prefixes are empty."""
-    cold_factor: float = 1.0
-    pool: tuple[str, ...] = ()
-    gpu_memory_bytes: int = 0
+    cluster: Annotated[str, "Cluster of its node.", "local"]
+    node: Annotated[str, "Its node.", "node"]
+    replica: Annotated[str, "Name of this replica."]
+    model: ModelSpec
+    host: Host
+    port: Port
+    agent_url: Annotated[str, "The node's agent, which gives the weights."]
+    control_url: Annotated[str, "Control plane to report to; empty = nobody."] = ""
     load_timeout_s: float = 600.0
     drain_s: float = 1.0
-    access_log: Path | None = None
+    access_log: Annotated[Path | None, "One JSON line an answer."] = None
     log_dir: Path | None = None
     token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
 class GatewayConfig:
-    """The one entry point. ``clusters``: (name, control plane URL). ``pools``: (pool, its fine-tunes): requests for a
-    fine-tune go to replicas of its pool. ``fallbacks``: (model, model to use when it has no ready replica).
+    """The one entry point. ``clusters``: (name, control plane URL). ``models``: names that exist even before a replica
+    of them was seen (503 rather than 404), their fine-tunes and fallbacks.
 
-    ``health_failures`` failed checks in a row eject a replica; ``retries`` counts further replicas tried after a
-    failure before the first byte.
+    ``health_failures`` failed checks in a row eject a replica.
     """
 
-    host: str
-    port: int
-    clusters: tuple[tuple[str, str], ...]
-    connect_timeout_s: float = 0.3
-    read_timeout_s: float = 10.0
-    health_interval_s: float = 0.5
+    host: Host
+    port: Port
+    clusters: Clusters = ()
+    models: tuple[ModelSpec, ...] = ()
+    switches: Switches = field(default_factory=Switches)
     health_timeout_s: float = 0.5
     health_failures: int = 2
-    checks: Checks = "http"
-    slow_start_s: float = 0.0
-    """A replica that became ready gets its full part of its model's traffic only after this long, growing evenly."""
-    fallbacks: tuple[tuple[str, str], ...] = ()
-    pools: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    copies: tuple[tuple[str, int], ...] = ()
-    """(pool, how many of its replicas serve each of its fine-tunes); 1 where a pool is not named."""
-    models: tuple[str, ...] = ()
-    """Names that exist even before a replica of them was seen: 503 rather than 404."""
-    retries: int = 0
     log_dir: Path | None = None
     token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
-class AllocatedModel:
-    """What the allocator knows of a model. ``priority``: higher is placed first. ``homes``: clusters of its replicas
-    in order, used round robin; empty = spread over all clusters."""
-
-    name: str
-    gpus: int
-    replicas: int
-    priority: int = 0
-    homes: tuple[str, ...] = ()
-    spare_priority: int | None = None
-
-    def priority_of(self, index: int) -> int:
-        """The priority of replica ``index`` (from 0): ``spare_priority`` for all but the first, where given."""
-        return self.priority if index == 0 or self.spare_priority is None else self.spare_priority
-
-
-@dataclass(frozen=True)
 class AllocatorConfig:
-    """The controller. A cluster is lost after ``detect_failures`` polls of ``/readyz`` in a row that fail.
+    """The controller of ``models`` over ``clusters``, (name, control plane URL)."""
 
-    ``decision_delay_s`` is how long the operators take before an automatic reaction; with ``reaction="manual"``
-    nothing moves until ``POST /decide``. ``gateway_url``: fail-back waits until the gateway sees the home replica.
-    """
-
-    host: str
-    port: int
-    clusters: tuple[tuple[str, str], ...]
-    models: tuple[AllocatedModel, ...]
-    reaction: Literal["automatic", "manual"] = "automatic"
-    detect_interval_s: float = 0.25
-    detect_failures: int = 3
-    detect_timeout_s: float = 0.5
-    failback: bool = True
-    decision_delay_s: float = 0.0
-    checks: Checks = "http"
-    gateway_url: str = ""
+    host: Host
+    port: Port
+    clusters: Clusters = ()
+    models: tuple[ModelSpec, ...] = ()
+    switches: Switches = field(default_factory=Switches)
+    gateway_url: Annotated[str, "Fail-back waits until this gateway routes to the home replica."] = ""
     log_dir: Path | None = None
     token: str = field(default="", repr=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -27,6 +27,7 @@ from fleet.serving.placement import (
     unplaceable_without,
     why_not,
 )
+from fleet.serving.serve import Tasks
 from history.clock import now_ns
 from history.op import DECIDED, DETECTED, FAILBACK, RETURNED, UNPLACEABLE
 
@@ -58,7 +59,7 @@ class Controller:
         events: EventLog,
         log: logging.Logger,
     ) -> None:
-        self._config = config
+        self._switches = config.switches
         self._clusters = {client.name: client for client in clusters}
         self._gateway = gateway
         self._events = events
@@ -75,20 +76,17 @@ class Controller:
         self._failbacks: dict[str, asyncio.Task[None]] = {}
         self._generation = 0
         self._lock = asyncio.Lock()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(log)
 
     def start(self) -> None:
         """Begins to poll, and places everything as soon as the clusters answer."""
         for client in self._clusters.values():
-            self._spawn(self._poll(client))
-        self._spawn(self._boot())
+            self._tasks.spawn(self._poll(client))
+        self._tasks.spawn(self._boot())
 
     async def close(self) -> None:
         """Ends all tasks; changes nothing in the clusters."""
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._tasks.close()
 
     async def headroom(self) -> dict[str, tuple[str, ...]]:
         """N-1 now: for each cluster that is up, why which slots would find no place without it."""
@@ -100,7 +98,7 @@ class Controller:
 
     async def _poll(self, client: ClusterClient) -> None:
         """Polls on a fixed grid; a slow poll delays the next one, never that of another cluster."""
-        config, loop = self._config, asyncio.get_running_loop()
+        config, loop = self._switches, asyncio.get_running_loop()
         failures = first_failure_ns = 0
         due = audit_due = loop.time()
         while True:
@@ -113,12 +111,12 @@ class Controller:
                 if state == "lost":
                     self._events.append(RETURNED, cluster=client.name)
                     self._log.info("%s is back", client.name)
-                    self._failbacks[client.name] = self._spawn(self._welcome(client))
+                    self._failbacks[client.name] = self._tasks.spawn(self._welcome(client))
             elif seen and state == "up" and failures >= config.detect_failures:
                 self._lose(client.name, {"seen": seen, "failures": failures, "t_first_failure": first_failure_ns})
             elif not seen and self.placed and loop.time() >= audit_due:
                 audit_due = loop.time() + AUDIT_S
-                self._spawn(self._audit(client))  # apart: detection waits for nobody
+                self._tasks.spawn(self._audit(client))  # apart: detection waits for nobody
             due = max(due + config.detect_interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -129,8 +127,8 @@ class Controller:
         if (task := self._failbacks.pop(cluster, None)) is not None:
             task.cancel()
         self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}
-        if self._config.reaction == "automatic":
-            self._spawn(self._react_later(self._config.decision_delay_s))
+        if self._switches.reaction == "automatic":
+            self._tasks.spawn(self._react_later(self._switches.decision_delay_s))
 
     async def _audit(self, client: ClusterClient) -> None:
         """A cluster that restarted between two polls came back empty: its own replicas are wanted there again, and
@@ -151,7 +149,7 @@ class Controller:
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in at_home))
             except Unanswered as error:
                 self._log.warning("%s came back empty and does not answer: %s", client.name, error)  # the next audit
-        if missing and self._config.reaction == "automatic":
+        if missing and self._switches.reaction == "automatic":
             await self.react()
 
     # -- placement ----------------------------------------------------------------------------------------------
@@ -173,7 +171,7 @@ class Controller:
             complete = await self._put(places, first=True)
         self.placed = True
         if not complete:
-            self._spawn(self._react_later(RETRY_S))
+            self._tasks.spawn(self._react_later(RETRY_S))
         for cluster, reasons in (await self.headroom()).items():
             self._log.info("without %s: %s", cluster, "; ".join(reasons) or "everything fits elsewhere")
 
@@ -215,7 +213,7 @@ class Controller:
                 self._events.append(DECIDED, model=model, detail={"from": origins, "to": targets})
             self._say_unplaceable(places, rooms)
             if not await self._put(places):
-                self._spawn(self._react_later(RETRY_S))
+                self._tasks.spawn(self._react_later(RETRY_S))
             return decided
 
     def _displaced(self, slot: Slot) -> bool:
@@ -275,7 +273,7 @@ class Controller:
 
     async def _welcome(self, client: ClusterClient) -> None:
         """A lost cluster is back: what is not wanted there any more ends, what belongs there comes home."""
-        movers = [slot for slot in self.slots if self._config.failback and self._home[slot] == client.name]
+        movers = [slot for slot in self.slots if self._switches.failback and self._home[slot] == client.name]
         self._moving |= dict.fromkeys(movers, client.name)
         try:
             while not await self._want_home(client, movers):
@@ -286,7 +284,7 @@ class Controller:
             for slot in movers:
                 if self._moving.get(slot) == client.name:
                     del self._moving[slot]
-        if self._config.reaction == "automatic":
+        if self._switches.reaction == "automatic":
             await self.react()
 
     async def _want_home(self, client: ClusterClient, movers: Sequence[Slot]) -> bool:
@@ -331,7 +329,7 @@ class Controller:
             self.unplaceable.pop(slot, None)
             self._moving.pop(slot, None)
         if surrogate is not None and surrogate != home and self.state[surrogate.cluster] == "up":
-            await asyncio.shield(self._spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
+            await asyncio.shield(self._tasks.spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
         return True
 
     async def _end(self, at: At) -> None:
@@ -344,15 +342,3 @@ class Controller:
             await self._clusters[at.cluster].delete(at.replica)
         except Unanswered as error:
             self._log.warning("%s was not deleted: %s", at.replica, error)
-
-    def _spawn(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[None]:
-        async def guarded() -> None:
-            try:
-                await work
-            except Exception:
-                self._log.exception("a task of the allocator died")
-
-        task = asyncio.create_task(guarded())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task

@@ -5,7 +5,7 @@ grows, stays in memory, and begins again with every process life; it never calls
 
     GET /events?after=N[&life=ID]   every event with n > N, then new ones as they happen; a blank line each second
     after=-1                        only what happens from now on
-    answer headers                  x-last-event: the last n as the stream began; x-life: the id of this process life
+    answer headers                  x-life: the id of this process life
 
 Ids start at 1 in each life: a follower that reconnects gives ``life`` too and gets the whole backlog when the life is
 another one. A ``replica.ready`` event carries ``detail["url"]``, the replica's base URL.
@@ -14,6 +14,7 @@ another one. A ``replica.ready`` event carries ``detail["url"]``, the replica's 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator
 from typing import Any, Final
@@ -25,6 +26,7 @@ from aiohttp import web
 from history.clock import Clock, now_ns
 
 KEEP_ALIVE_S: Final = 1.0
+CONNECT_S: Final = 0.5
 FROM_NOW: Final = -1
 
 
@@ -112,7 +114,7 @@ class EventLog:
             after = self.last
         elif other_life or after < 0 or after > self.last:
             after = 0
-        response = web.StreamResponse(headers={"x-last-event": str(self.last), "x-life": self.life})
+        response = web.StreamResponse(headers={"x-life": self.life})
         response.content_type = "application/x-ndjson"
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -134,41 +136,16 @@ class EventLog:
         news.set()
 
 
-class EventStream:
-    """One open stream of another process's events. ``last``/``life``: as its answer headers said."""
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self.last = int(response.headers.get("x-last-event", "0"))
-        self.life = response.headers.get("x-life", "")
-
-    async def __aiter__(self) -> AsyncIterator[Event]:
-        async for line in self._response.content:
-            if line.strip():
-                yield decode_event(line)
-
-    def close(self) -> None:
-        """Drops the connection."""
-        self._response.close()
-
-
-async def open_stream(
-    session: aiohttp.ClientSession,
-    base_url: str,
-    *,
-    after: int = FROM_NOW,
-    life: str = "",
-    connect_timeout_s: float = 0.5,
-    silence_s: float = 3 * KEEP_ALIVE_S,
-) -> EventStream:
-    """Opens ``base_url``/events; raises ``aiohttp.ClientError`` or ``TimeoutError``.
+@contextlib.asynccontextmanager
+async def follow(
+    session: aiohttp.ClientSession, base_url: str, silence_s: float = 3 * KEEP_ALIVE_S
+) -> AsyncIterator[AsyncIterator[Event]]:
+    """``async with follow(…) as events``: what happens at ``base_url`` from now on; ``aiohttp.ClientError`` or
+    ``TimeoutError``.
 
     Iterating ends when the other side ends, and raises ``TimeoutError`` after ``silence_s`` without even a blank line.
     """
-    query = {"after": str(after)} | ({"life": life} if life else {})
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=connect_timeout_s, sock_read=silence_s)
-    response = await session.get(f"{base_url}/events", params=query, timeout=timeout)
-    if response.status != 200:
-        response.close()
-        raise aiohttp.ClientError(f"{base_url}/events answered {response.status}")
-    return EventStream(response)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=silence_s)
+    async with session.get(f"{base_url}/events", params={"after": FROM_NOW}, timeout=timeout) as response:
+        response.raise_for_status()
+        yield (decode_event(line) async for line in response.content if line.strip())

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import click
@@ -25,13 +25,14 @@ import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
-from yarl import URL
 
+from fleet.serving.byhand import fleet_file, options, run_by_hand
 from fleet.serving.config import GatewayConfig
 from fleet.serving.gateway_metrics import GatewayMetrics
 from fleet.serving.routing import Replica, Routes
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
+from fleet.serving.serve import application, process_log, serve
 from fleet.serving.watching import Watching
+from fleet.spec import FleetSpec
 from history.clock import NS_PER_S, now_ns
 
 PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -59,21 +60,38 @@ class _Failed(Exception):
 
 
 class Gateway:
-    """The state of a gateway process. Used from one event loop."""
+    """The state of a gateway process. Used from one event loop; what needs one is opened in its ``lifetime``."""
 
-    def __init__(
-        self,
-        config: GatewayConfig,
-        routes: Routes,
-        session: aiohttp.ClientSession,
-        watching: Watching,
-        metrics: GatewayMetrics,
-    ) -> None:
+    _session: aiohttp.ClientSession
+    _watching: Watching
+
+    def __init__(self, config: GatewayConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
         self._config = config
-        self._routes = routes
-        self._session = session
-        self._watching = watching
-        self._metrics = metrics
+        self._switches = config.switches
+        self._log = log
+        slow_start_s = config.switches.slow_start_s
+        self.routes = Routes(config.models, eject_after=config.health_failures, slow_start_s=slow_start_s)
+        self._metrics = GatewayMetrics(self.routes, registry)
+
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Opens both client sessions (requests: kept alive; watches and checks: new connections) and the watches."""
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=self._switches.connect_timeout_s, sock_read=self._switches.read_timeout_s
+        )
+        async with (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, happy_eyeballs_delay=None),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=timeout,
+                auto_decompress=False,
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+            ) as self._session,
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as side,
+        ):
+            self._watching = Watching(self._config, self.routes, side, self._log)
+            self._watching.start()
+            yield
+            await self._watching.close()
 
     async def forward(self, request: web.Request) -> web.StreamResponse:
         """One request to one replica (more only with ``retries``), counted once whatever happens."""
@@ -86,28 +104,25 @@ class Gateway:
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 code = "400"
                 return _error(400, f"the body needs a model: {error}")
-            if not self._routes.known(model):
+            if not self.routes.known(model):
                 code, unknown, model = "404", model, ""
                 return _error(404, f"there is no model {unknown!r}")
             tried: list[Replica] = []
             while True:
-                replica, served_model = self._choose(model, tried)
+                replica, instead = self._choose(model, tried)
                 if replica is None:
                     code = "503"
                     return _error(503, f"no replica of {model!r} is ready")
                 cluster = replica.cluster
-                if served_model != model:
-                    body = _with_model(body, served_model)
                 try:
-                    response, code = await self._attempt(request, replica, body, served_model != model)
-                    other = self._instead(model, served_model, code)
-                    if other is not None:
-                        cluster, body = other.cluster, _with_model(body, other.model)
-                        response, code = await self._attempt(request, other, body, fallback=True)
+                    response, code = await self._attempt(request, replica, body, instead)
+                    if code == "429" and not instead and (other := self.routes.choose(self._fallback(model))):
+                        cluster = other.cluster
+                        response, code = await self._attempt(request, other, body, self._fallback(model))
                     return response
                 except _Failed as failure:
                     tried.append(replica)
-                    if len(tried) > self._config.retries:
+                    if len(tried) > self._switches.retries:
                         code = str(failure.status)
                         answer = _error(failure.status, f"{replica.cluster}/{replica.name}: {failure}")
                         answer.headers["x-routed-to"] = f"{replica.cluster}/{replica.node}/{replica.name}"
@@ -116,45 +131,46 @@ class Gateway:
             self._metrics.count(model, cluster, code, (now_ns() - start_ns) / NS_PER_S)
 
     def _choose(self, model: str, tried: list[Replica]) -> tuple[Replica | None, str]:
-        replica = self._routes.choose(model, tried)
-        other = self._routes.fallback(model)
-        if replica is None and other is not None:
-            return self._routes.choose(other, tried), other
-        return replica, model
+        """A replica of the model; else one of its fallback, and that one's name."""
+        replica, fallback = self.routes.choose(model, tried), self._fallback(model)
+        if replica is None and fallback:
+            return self.routes.choose(fallback, tried), fallback
+        return replica, ""
 
-    def _instead(self, model: str, served_model: str, code: str) -> Replica | None:
-        """A replica of the fallback, where the model's own was full; None: its refusal stands."""
-        name = self._routes.fallback(model) if code == "429" and served_model == model else None
-        return None if name is None else self._routes.choose(name)
+    def _fallback(self, model: str) -> str:
+        return self.routes.fallback(model) if self._switches.fallback else ""
 
     async def _attempt(
-        self, request: web.Request, replica: Replica, body: bytes, fallback: bool
+        self, request: web.Request, replica: Replica, body: bytes, instead: str
     ) -> tuple[web.StreamResponse, str]:
-        """The answer and the code to count; ``_Failed`` when the replica failed before its first byte."""
+        """The answer and the code to count; ``_Failed`` when the replica failed before its first byte.
+
+        ``instead``: the fallback that is asked in place of the model that the body names; "" = none."""
         replica.in_flight += 1
+        body = _with_model(body, instead) if instead else body
         try:
             headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-            async with self._session.post(_url(replica, request.path), data=body, headers=headers) as upstream:
+            async with self._session.post(replica.url + request.path, data=body, headers=headers) as upstream:
                 if "x-draining" in upstream.headers:
                     replica.draining = True
                 passed = CIMultiDict(
                     (name, upstream.headers[name]) for name in _ANSWER_HEADERS if name in upstream.headers
                 )
-                if fallback:
-                    passed["x-fallback"] = replica.model
+                if instead:
+                    passed["x-fallback"] = instead
                 if upstream.content_type == "text/event-stream":
                     return await self._stream(request, replica, upstream, passed)
                 payload = await upstream.read()
             return web.Response(body=payload, status=upstream.status, headers=passed), str(upstream.status)
         except aiohttp.ConnectionTimeoutError as error:
-            self._routes.eject(replica)
-            raise _Failed(504, f"no connection within {self._config.connect_timeout_s:g} s") from error
+            self.routes.eject(replica)
+            raise _Failed(504, f"no connection within {self._switches.connect_timeout_s:g} s") from error
         except aiohttp.ClientConnectorError as error:
-            self._routes.eject(replica)
+            self.routes.eject(replica)
             raise _Failed(502, f"cannot connect: {error.strerror}") from error
         except TimeoutError as error:
-            self._routes.failed(replica)
-            raise _Failed(504, f"no answer within {self._config.read_timeout_s:g} s") from error
+            self.routes.failed(replica)
+            raise _Failed(504, f"no answer within {self._switches.read_timeout_s:g} s") from error
         except aiohttp.ClientError as error:
             self._watching.check_soon(replica)
             raise _Failed(502, f"connection lost: {type(error).__name__}") from error
@@ -183,7 +199,7 @@ class Gateway:
     async def drain(self, request: web.Request) -> web.Response:
         """``POST /drain``: see the module docstring."""
         asked = msgspec.json.decode(await request.read(), type=dict[str, str])
-        replica = self._routes.get(asked.get("cluster", ""), asked.get("replica", ""))
+        replica = self.routes.get(asked.get("cluster", ""), asked.get("replica", ""))
         if replica is None:
             return web.json_response({"drained": True, "in_flight": 0})
         replica.draining = True
@@ -202,15 +218,15 @@ class Gateway:
                 "node": replica.node,
                 "url": replica.url,
                 "routable": replica.routable,
-                "weight": self._routes.weight(replica),
+                "weight": self.routes.weight(replica),
                 "ejected": replica.ejected,
                 "draining": replica.draining,
                 "in_flight": replica.in_flight,
             }
-            for replica in self._routes.replicas
+            for replica in self.routes.replicas
         ]
         return web.json_response(
-            {"replicas": replicas, "clusters": self._watching.connected, "shares": self._routes.shares}
+            {"replicas": replicas, "clusters": self._watching.connected, "shares": self.routes.shares}
         )
 
     async def share(self, request: web.Request) -> web.Response:
@@ -223,12 +239,12 @@ class Gateway:
         if cluster not in dict(self._config.clusters) or not 0.0 <= share <= 1.0:
             error = f"cluster={cluster!r} must be one of the gateway's, share from 0 to 1"
             return web.json_response({"error": error}, status=400)
-        self._routes.shares[cluster] = share
+        self.routes.shares[cluster] = share
         return web.json_response({"cluster": cluster, "share": share})
 
     async def models(self, _: web.Request) -> web.Response:
         """``GET /v1/models``."""
-        data = [{"id": name, "object": "model"} for name in self._routes.models]
+        data = [{"id": name, "object": "model"} for name in self.routes.models]
         return web.json_response({"object": "list", "data": data})
 
 
@@ -243,13 +259,6 @@ async def _to_client(writing: Awaitable[object]) -> None:
         raise _ClientLeft from error
 
 
-def _url(replica: Replica, path: str) -> URL:
-    url = replica.urls.get(path)
-    if url is None:
-        url = replica.urls[path] = URL(replica.url + path)
-    return url  # type: ignore[return-value]
-
-
 def _with_model(body: bytes, model: str) -> bytes:
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
     return msgspec.json.encode({**fields, "model": model})
@@ -259,81 +268,18 @@ def _error(status: int, reason: str) -> web.Response:
     return web.json_response({"error": {"message": reason, "code": status}}, status=status)
 
 
-class GatewayApi:
-    """HTTP over a gateway, which is made once the application's loop runs."""
-
-    def __init__(self, config: GatewayConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
-        self._config = config
-        self._log = log
-        self.routes = Routes(
-            eject_after=config.health_failures,
-            models=config.models,
-            pools=dict(config.pools),
-            fallbacks=dict(config.fallbacks),
-            copies=dict(config.copies),
-            slow_start_s=config.slow_start_s,
-        )
-        self._metrics = GatewayMetrics(self.routes, registry)
-        self.gateway: Gateway
-
-    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Opens both client sessions (requests: kept alive; watches and checks: new connections) and the watches."""
-        config = self._config
-        timeout = aiohttp.ClientTimeout(
-            total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
-        )
-        async with (
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE_S, happy_eyeballs_delay=None),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=timeout,
-                auto_decompress=False,
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
-            ) as upstream,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True)) as side,
-        ):
-            watching = Watching(config, self.routes, side, self._log)
-            self.gateway = Gateway(config, self.routes, upstream, watching, self._metrics)
-            watching.start()
-            yield
-            await watching.close()
-
-    async def forward(self, request: web.Request) -> web.StreamResponse:
-        """All ``/v1`` paths that generate."""
-        return await self.gateway.forward(request)
-
-    async def drain(self, request: web.Request) -> web.Response:
-        """``POST /drain``."""
-        return await self.gateway.drain(request)
-
-    async def share(self, request: web.Request) -> web.Response:
-        """``POST /share``."""
-        return await self.gateway.share(request)
-
-    async def state(self, request: web.Request) -> web.Response:
-        """``GET /state``."""
-        return await self.gateway.state(request)
-
-    async def models(self, request: web.Request) -> web.Response:
-        """``GET /v1/models``."""
-        return await self.gateway.models(request)
-
-
-def build(config: GatewayConfig, log: logging.Logger | None = None) -> tuple[web.Application, GatewayApi]:
+def build(config: GatewayConfig, log: logging.Logger | None = None) -> tuple[web.Application, Gateway]:
     """The gateway as an application with a registry of its own, and the object behind it."""
     registry = CollectorRegistry()
-    api = GatewayApi(config, registry, log or logging.Logger("gateway"))
-    app = web.Application(client_max_size=16 * 1024**2, middlewares=[token_guard(config.token, PATHS)])
-    for path in PATHS:
-        app.router.add_post(path, api.forward)
-    app.router.add_post("/drain", api.drain)
-    app.router.add_get("/v1/models", api.models)
-    app.router.add_post("/share", api.share)
-    app.router.add_get("/state", api.state)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", metrics_handler(registry))
-    app.cleanup_ctx.append(api.lifetime)
-    return app, api
+    gateway = Gateway(config, registry, log or logging.Logger("gateway"))
+    routes = [
+        *(web.post(path, gateway.forward) for path in PATHS),
+        web.get("/v1/models", gateway.models),
+        web.post("/drain", gateway.drain),
+        web.post("/share", gateway.share),
+        web.get("/state", gateway.state),
+    ]
+    return application(config.token, registry, routes, public=PATHS, lifetime=gateway.lifetime), gateway
 
 
 def run(config: GatewayConfig) -> None:
@@ -343,26 +289,12 @@ def run(config: GatewayConfig) -> None:
     serve(app, config.host, config.port, log=log)
 
 
-def pairs(_: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
-    """click callback: NAME=VALUE options as pairs."""
-    found = tuple(value.partition("=") for value in values)
-    if wrong := [name for name, sign, value in found if not (name and sign and value)]:
-        raise click.BadParameter(f"{wrong[0]!r} is not NAME=VALUE", param=option)
-    return tuple((name, value) for name, _, value in found)
-
-
 @click.command()
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, required=True)
-@click.option("--cluster", "clusters", multiple=True, callback=pairs, help="NAME=CONTROL_PLANE_URL (repeat).")
-@click.option("--fallback", "fallbacks", multiple=True, callback=pairs, help="MODEL=OTHER_MODEL (repeat).")
-@click.option("--connect-timeout-s", type=float, default=0.3, show_default=True)
-@click.option("--read-timeout-s", type=float, default=10.0, show_default=True)
-@click.option("--health-interval-s", type=float, default=0.5, show_default=True)
-@click.option("--retries", type=int, default=0, show_default=True, help="Other replicas tried after a failure.")
-def main(**options: object) -> None:
+@options(GatewayConfig)
+@fleet_file
+def main(fleet: FleetSpec, **given: Any) -> None:
     """Run the gateway in front of one or more clusters."""
-    run_by_hand(run, GatewayConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
+    run_by_hand(run, GatewayConfig(**given, models=fleet.models, switches=fleet.switches))
 
 
 if __name__ == "__main__":

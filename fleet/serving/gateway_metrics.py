@@ -25,21 +25,12 @@ class GatewayMetrics(Collector):
         self._seconds = Histogram(
             "gateway_request_seconds", "From arrival to the end.", ["model"], buckets=_BUCKETS, registry=registry
         )
-        self._children: dict[tuple[str, str, str], Counter] = {}
-        self._timers: dict[str, Histogram] = {}
         registry.register(self)
 
     def count(self, model: str, cluster: str, code: str, seconds: float) -> None:
         """One request has ended."""
-        key = (model, cluster, code)
-        child = self._children.get(key)
-        if child is None:
-            child = self._children[key] = self._requests.labels(*key)
-        child.inc()
-        timer = self._timers.get(model)
-        if timer is None:
-            timer = self._timers[model] = self._seconds.labels(model)
-        timer.observe(seconds)
+        self._requests.labels(model, cluster, code).inc()
+        self._seconds.labels(model).observe(seconds)
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         """Routable replicas and requests in flight, by model and cluster."""

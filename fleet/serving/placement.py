@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fleet.packing import admit
-from fleet.serving.config import AllocatedModel
+from fleet.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ Places = dict[Slot, Room | None]
 """Where each slot goes; None: nowhere."""
 
 
-def slots_of(models: Sequence[AllocatedModel]) -> tuple[Slot, ...]:
+def slots_of(models: Sequence[ModelSpec]) -> tuple[Slot, ...]:
     """All slots, in the order in which they are placed."""
     return tuple(
         Slot(model.name, index, model.gpus, model.homes[index % len(model.homes)] if model.homes else "")

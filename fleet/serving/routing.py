@@ -6,11 +6,12 @@ removed, drains, is ejected, or fails too many checks in a row; a good check or 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final
 
+from fleet.spec import ModelSpec
 from history.clock import NS_PER_S, Clock, now_ns
 
 FIRST_PART: Final = 0.05
@@ -23,7 +24,7 @@ SPILL: Final = 8
 
 @dataclass(eq=False)
 class Replica:
-    """A replica as the gateway knows it. ``in_flight``: requests that it has from this gateway now."""
+    """A replica that its cluster calls ready. ``in_flight``: requests that it has from this gateway now."""
 
     cluster: str
     name: str
@@ -35,23 +36,11 @@ class Replica:
     failures: int = 0
     ejected: bool = False
     draining: bool = False
-    urls: dict[str, object] = field(default_factory=dict)
-    """The gateway's parsed URL of each path."""
 
     @property
     def routable(self) -> bool:
         """May it take a request now?"""
         return not (self.ejected or self.draining)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A ready replica as a cluster's listing or ready event describes it."""
-
-    name: str
-    model: str
-    node: str
-    url: str
 
 
 def owners(fine_tune: str, replicas: Sequence[tuple[str, str]], copies: int) -> tuple[tuple[str, str], ...]:
@@ -75,19 +64,16 @@ def _hash(*words: str) -> int:
 class Routes:
     """All replicas of all clusters. ``eject_after``: failed checks or read time-outs in a row.
 
-    ``copies``: how many replicas of a pool serve each of its fine-tunes; 1 where it is not named. ``shares``: the part
-    (0 to 1) of the traffic a cluster would take that it is given; 1 where it is not named. ``slow_start_s``: the part
-    of a replica that became ready grows evenly over this time.
+    ``models`` exist even before a replica of them was seen. ``shares``: the part (0 to 1) of the traffic a cluster
+    would take that it is given; 1 where it is not named. ``slow_start_s``: the part of a replica that became ready
+    grows evenly over this time.
     """
 
     def __init__(
         self,
+        models: Iterable[ModelSpec] = (),
         *,
         eject_after: int,
-        models: Iterable[str] = (),
-        pools: Mapping[str, Collection[str]] | None = None,
-        fallbacks: Mapping[str, str] | None = None,
-        copies: Mapping[str, int] | None = None,
         slow_start_s: float = 0.0,
         clock: Clock = now_ns,
     ) -> None:
@@ -97,11 +83,9 @@ class Routes:
         self._replicas: dict[tuple[str, str], Replica] = {}
         self._by_model: dict[str, list[Replica]] = {}
         self._turn = 0
-        self._pool_of = {name: pool for pool, names in (pools or {}).items() for name in names}
-        self._fallbacks = dict(fallbacks or {})
-        self._copies = dict(copies or {})
+        self._models = {name: model for model in models for name in (model.name, *model.pool)}
         self.shares: dict[str, float] = {}
-        self._known = set(models) | set(self._pool_of)
+        self._known = set(self._models)
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -123,14 +107,16 @@ class Routes:
 
     def choose(self, model: str, exclude: Collection[Replica] = ()) -> Replica | None:
         """The routable replica with the fewest requests in flight; equals take turns. A fine-tune has owners."""
-        pool = self._pool_of.get(model, "")
-        candidates: Sequence[Replica] = self._by_model.get(pool or model, ())
+        spec = self._models.get(model)
+        name = spec.name if spec else model
+        fine_tune = name != model
+        candidates: Sequence[Replica] = self._by_model.get(name, ())
         self._turn += 1
         if self._slow_start_s or any(share < 1 for share in self.shares.values()):
-            candidates = self._by_share(model, candidates, bool(pool))
-        if pool:
+            candidates = self._by_share(model if fine_tune else str(self._turn), candidates)
+        if spec and fine_tune:
             up = {(r.cluster, r.name): r for r in candidates if r.routable and r not in exclude}
-            mine = [up[key] for key in owners(model, list(up), self._copies.get(pool, 1))]
+            mine = [up[key] for key in owners(model, list(up), spec.copies)]
             return min(mine, key=lambda replica: replica.in_flight // SPILL, default=None)
         best: Replica | None = None
         for offset in range(len(candidates)):
@@ -147,27 +133,22 @@ class Routes:
             return share
         return share * (FIRST_PART + (1 - FIRST_PART) * age_s / self._slow_start_s)
 
-    def fallback(self, model: str) -> str | None:
-        """The model to use instead of ``model`` when that has no routable replica."""
-        return self._fallbacks.get(model) or self._fallbacks.get(self._pool_of.get(model, ""))
+    def fallback(self, model: str) -> str:
+        """The model to use instead of ``model`` when that has no routable replica; "" = none."""
+        spec = self._models.get(model)
+        return spec.fallback if spec else ""
 
-    def _by_share(self, model: str, candidates: Sequence[Replica], pool: bool) -> Sequence[Replica]:
-        """Those in clusters that take this request: by its turn, or for a fine-tune by its name, so that the same
-        ones stay. All of them when nobody else could answer."""
-        turn = str(self._turn)
-        taking = [
-            replica
-            for replica in candidates
-            if _hash(replica.cluster, model if pool else turn) < self.weight(replica) * _SPAN
-        ]
+    def _by_share(self, request: str, candidates: Sequence[Replica]) -> Sequence[Replica]:
+        """Those in clusters that take this ``request``: its turn, or for a fine-tune its name, so that the same ones
+        stay. All of them when nobody else could answer."""
+        taking = [replica for replica in candidates if _hash(replica.cluster, request) < self.weight(replica) * _SPAN]
         return taking if any(replica.routable for replica in taking) else candidates
 
-    def ready(self, cluster: str, seen: Seen) -> Replica:
+    def ready(self, seen: Replica) -> Replica:
         """A cluster says that this replica is ready now: whatever was held against it is forgotten."""
-        replica = self._replicas.get((cluster, seen.name))
-        if replica is None or replica.url != seen.url or replica.model != seen.model:
-            replica = Replica(cluster, seen.name, seen.model, seen.node, seen.url)
-            self._replicas[cluster, seen.name] = replica
+        replica = self._known_as(seen)
+        if replica is None:
+            replica = self._replicas[seen.cluster, seen.name] = seen
             self._reindex()
         replica.failures, replica.ejected, replica.draining = 0, False, False
         replica.ready_ns = self._clock()
@@ -182,15 +163,14 @@ class Routes:
             self._reindex()
         return replica
 
-    def sync(self, cluster: str, listing: Iterable[Seen]) -> None:
+    def sync(self, cluster: str, listing: Sequence[Replica]) -> None:
         """Makes the cluster's replicas those of its listing; known ones keep their ejection."""
-        seen = {item.name: item for item in listing}
-        for key in [key for key in self._replicas if key[0] == cluster and key[1] not in seen]:
+        names = {seen.name for seen in listing}
+        for key in [key for key in self._replicas if key[0] == cluster and key[1] not in names]:
             self.remove(*key)
-        for item in seen.values():
-            replica = self._replicas.get((cluster, item.name))
-            if replica is None or replica.url != item.url or replica.model != item.model:
-                self.ready(cluster, item)
+        for seen in listing:
+            if self._known_as(seen) is None:
+                self.ready(seen)
 
     def eject(self, replica: Replica) -> None:
         """No more requests until its next good check or ready event."""
@@ -205,6 +185,12 @@ class Routes:
     def succeeded(self, replica: Replica) -> None:
         """A check went well."""
         replica.failures, replica.ejected = 0, False
+
+    def _known_as(self, seen: Replica) -> Replica | None:
+        """The replica that this one is; None when another had its name."""
+        replica = self._replicas.get((seen.cluster, seen.name))
+        same = replica is not None and (replica.url, replica.model) == (seen.url, seen.model)
+        return replica if same else None
 
     def _reindex(self) -> None:
         self._by_model = {}

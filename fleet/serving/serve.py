@@ -12,17 +12,23 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-import click
+import aiohttp
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from history.errors import BlackstartError, FleetError
+from fleet.serving.byhand import run_by_hand as run_by_hand
+from fleet.serving.byhand import token_by_hand as token_by_hand
+from fleet.serving.events import EventLog
+from fleet.spec import Checks
+from history.errors import FleetError
+
+MAX_BODY_BYTES: Final = 16 * 1024**2
 
 SHUTDOWN_S: Final = 0.05
 """How long open requests may take to end by themselves after SIGTERM; then they are cancelled."""
@@ -31,11 +37,8 @@ KEEP_ALIVE_S: Final = 75.0
 """An idle connection lives this long here; clients drop theirs sooner, so that none is reused as it closes."""
 
 TOKEN_HEADER: Final = "x-blackstart-token"
-TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
-"""Environment variable that gives the token to a service that is started by hand."""
 
 Drain = Callable[[], Awaitable[None]]
-Config = TypeVar("Config")
 
 
 def serve(
@@ -93,6 +96,92 @@ async def _serve(
         log.info("ended")
 
 
+async def healthz(_: web.Request) -> web.Response:
+    """``GET /healthz`` of a process that is healthy as long as it answers."""
+    return web.json_response({"status": "ok"})
+
+
+def metrics_handler(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[web.Response]]:
+    """``GET /metrics`` of one process's own registry, in Prometheus text format."""
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return metrics
+
+
+def application(
+    token: str,
+    registry: CollectorRegistry,
+    routes: Iterable[web.RouteDef],
+    *,
+    public: Collection[str] = (),
+    health: Handler = healthz,
+    events: EventLog | None = None,
+    lifetime: Callable[[web.Application], AsyncIterator[None]] | None = None,
+) -> web.Application:
+    """A service with ``routes``, ``/healthz`` and ``/metrics``, guarded by ``token`` but for what is ``public``.
+
+    ``events``: what ``/events`` streams, until shutdown. ``lifetime``: what it opens once its loop runs, and closes
+    at the end."""
+
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[token_guard(token, public)])
+    app.add_routes([*routes, web.get("/healthz", health), web.get("/metrics", metrics_handler(registry))])
+    if lifetime is not None:
+        app.cleanup_ctx.append(lifetime)
+    if events is not None:
+
+        async def end_streams(_: web.Application) -> None:
+            events.close()
+
+        app.router.add_get("/events", events.handler)
+        app.on_shutdown.append(end_streams)
+    return app
+
+
+class Tasks:
+    """A service's background tasks: what dies is logged, ``close`` ends what is left. Used in one event loop."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._running: set[asyncio.Task[Any]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begins ``work``."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    async def close(self) -> None:
+        """Cancels all and waits for them."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("a task died", exc_info=error)
+
+
+async def check(session: aiohttp.ClientSession, url: str, timeout_s: float, checks: Checks = "http") -> str:
+    """A health check: "" when ``url`` answers 200 (``tcp``: when its port takes a connection), else what was seen.
+
+    ``TimeoutError`` when no answer came in time."""
+    if checks == "tcp":
+        return await takes_connections(url, timeout_s)
+    try:
+        async with session.get(url, timeout=aiohttp.ClientTimeout(total=timeout_s)) as response:
+            return "" if response.status == 200 else f"answered {response.status}"
+    except TimeoutError:
+        raise
+    except aiohttp.ClientConnectorError as error:
+        return f"cannot connect: {error.strerror}"
+    except aiohttp.ClientError as error:
+        return type(error).__name__
+
+
 async def takes_connections(url: str, timeout_s: float) -> str:
     """The TCP check: "" when ``url``'s port takes a connection, else what was seen. It asks for no answer."""
     parts = urlsplit(url)
@@ -132,11 +221,6 @@ def token_headers(token: str) -> dict[str, str]:
     return {TOKEN_HEADER: token} if token else {}
 
 
-def token_by_hand() -> str:
-    """The token of a service that is started by hand; "" without one."""
-    return os.environ.get(TOKEN_VARIABLE, "")
-
-
 def process_log(name: str, log_dir: Path | None) -> logging.Logger:
     """A logger of this process alone: ``log_dir``/NAME.log, or standard error without a directory."""
     log = logging.Logger(name)
@@ -148,25 +232,3 @@ def process_log(name: str, log_dir: Path | None) -> logging.Logger:
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     return log
-
-
-def metrics_handler(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """``GET /metrics`` of one process's own registry, in Prometheus text format."""
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    return metrics
-
-
-async def healthz(_: web.Request) -> web.Response:
-    """``GET /healthz`` of a process that is healthy as long as it answers."""
-    return web.json_response({"status": "ok"})
-
-
-def run_by_hand(run: Callable[[Config], None], config: Config) -> None:
-    """For the command lines: a known error becomes its message and hint, not a traceback."""
-    try:
-        run(config)
-    except BlackstartError as error:
-        raise click.ClickException(f"{error.message}\n{error.hint}") from error

@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import click
@@ -30,20 +30,14 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from fleet.serving.byhand import fleet_file, options, run_by_hand
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
-from fleet.serving.serve import (
-    metrics_handler,
-    process_log,
-    run_by_hand,
-    serve,
-    token_by_hand,
-    token_guard,
-    token_headers,
-)
+from fleet.serving.serve import application, process_log, serve, token_headers
 from fleet.serving.server_metrics import ServerMetrics
-from history.clock import NS_PER_S, now_ns
+from fleet.spec import FleetSpec
+from history.clock import NS_PER_MS, NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
 from history.op import EMBEDDING, RESIDENT
 
@@ -84,21 +78,17 @@ class AccessLog:
 
 
 class ModelServer:
-    """The state of a server process. Used from one event loop."""
+    """The state of a server process. Used from one event loop; what needs one is opened in its ``lifetime``."""
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        session: aiohttp.ClientSession,
-        registry: CollectorRegistry,
-        log: logging.Logger,
-    ) -> None:
+    _session: aiohttp.ClientSession
+    _memory: GpuMemory
+
+    def __init__(self, config: ServerConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
         self._config = config
-        self._session = session
+        self._model = config.model
+        self._names = config.model.pool or (config.model.name,)
         self._log = log
-        self._loader = Loader(config.agent_url, session, config.load_timeout_s)
-        self._memory = GpuMemory(self._load, config.gpu_memory_bytes)
-        self._slots = asyncio.Semaphore(config.slots)  # first come, first served
+        self._slots = asyncio.Semaphore(config.model.slots)  # first come, first served
         self._admitted = 0
         self._running = 0
         self._generated = 0
@@ -119,17 +109,30 @@ class ModelServer:
 
     # -- life ---------------------------------------------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Loads what a dedicated server needs, then is ready; a pool is ready at once."""
+    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
+        """Opens the client session, starts the load, and ends both."""
         config = self._config
+        async with aiohttp.ClientSession(headers=token_headers(config.token)) as self._session:
+            self._loader = Loader(config.agent_url, self._session, config.load_timeout_s)
+            self._memory = GpuMemory(self._load, self._model.gpu_memory_bytes)
+            loading = asyncio.create_task(self._start())
+            yield
+            loading.cancel()
+            await asyncio.gather(loading, return_exceptions=True)
+            await self._memory.close()
+            self._access.close()
+
+    async def _start(self) -> None:
+        """Loads what a dedicated server needs, then is ready; a pool is ready at once."""
+        name = self._model.name
         self.phase = "Loading"
         try:
-            if config.pool:
+            if self._model.fine_tunes:
                 self._settle("Ready")
                 await self._tell("Ready")
                 return
             await self._tell("Loading")
-            weights = await self._load(config.model)
+            weights = await self._load(name)
             self._memory.put(weights)
             self._first_tier = weights.tier
             self._settle("Ready")  # before anybody is told: a request may follow at once
@@ -141,8 +144,8 @@ class ModelServer:
             self._log.error("%s (%s)", error.message, error.hint)
             await self._fail(error.message)
         except Exception as error:  # a replica that hangs in Loading would tell nobody why
-            self._log.exception("the load of %s failed", config.model)
-            await self._fail(f"the load of {config.model} failed: {error!r}")
+            self._log.exception("the load of %s failed", name)
+            await self._fail(f"the load of {name} failed: {error!r}")
 
     def _settle(self, phase: str) -> None:
         self.phase = phase
@@ -159,11 +162,6 @@ class ModelServer:
         await asyncio.sleep(LINGER_S)
         while self._admitted and now_ns() < deadline_ns:
             await asyncio.sleep(0.01)
-
-    async def close(self) -> None:
-        """Stops loads and closes the access log."""
-        await self._memory.close()
-        self._access.close()
 
     async def _load(self, model: str) -> Weights:
         start_ns = now_ns()
@@ -193,16 +191,16 @@ class ModelServer:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """One completion, chat completion or embedding."""
         start_ns = now_ns()
-        config = self._config
+        replica, slots, queue = self._config.replica, self._model.slots, self._model.queue
         if self.phase != "Ready":
-            return self._refuse(503, f"{config.replica} is not ready: {self.phase}")
-        if self._admitted >= config.slots + config.queue:
-            return self._refuse(429, f"{config.slots} slots and {config.queue} places in the queue are taken")
+            return self._refuse(503, f"{replica} is not ready: {self.phase}")
+        if self._admitted >= slots + queue:
+            return self._refuse(429, f"{slots} slots and {queue} places in the queue are taken")
         self._admitted += 1
         try:
             question = parse(request.path, await request.read())
-            if question.model not in (config.pool or (config.model,)):
-                return self._refuse(404, f"{config.replica} does not serve {question.model!r}")
+            if question.model not in self._names:
+                return self._refuse(404, f"{replica} does not serve {question.model!r}")
             weights, tier = await self._memory.get(question.model)
             async with self._slots:
                 self._running += 1
@@ -227,13 +225,13 @@ class ModelServer:
         if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
             tier, self._first_tier = self._first_tier, ""
         headers = {"x-served-by": self._place, "x-weights": tier}
-        slower = self._config.cold_factor if self._generated < self._config.cold_requests else 1.0
+        slower = self._model.cold_factor if self._generated < self._model.cold_requests else 1.0
         self._generated += 1
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
         if question.stream:
             return await self._stream(request, question, answer, headers, start_ns, slower)
-        tokens_s = 0.0 if question.kind == EMBEDDING else question.tokens * self._config.token_seconds
-        await asyncio.sleep((self._config.first_token_seconds + tokens_s) * slower)
+        took_ms = self._model.first_token_ms + question.tokens * self._model.token_ms
+        await asyncio.sleep(took_ms * slower / 1000)
         response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
         self._mark_draining(response)
         first_ns = now_ns()
@@ -251,15 +249,14 @@ class ModelServer:
         start_ns: int,
         slower: float,
     ) -> web.StreamResponse:
-        config = self._config
         response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
         response.content_type = "text/event-stream"
         response.enable_chunked_encoding()
-        due_ns = now_ns() + round(config.first_token_seconds * slower * NS_PER_S)
+        due_ns = now_ns() + round(self._model.first_token_ms * slower * NS_PER_MS)
         first_ns = 0
         for chunk in answer.chunks():
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
-            due_ns += round(config.token_seconds * slower * NS_PER_S)
+            due_ns += round(self._model.token_ms * slower * NS_PER_MS)
             if not first_ns:
                 self._mark_draining(response)
                 first_ns = now_ns()
@@ -291,93 +288,45 @@ class ModelServer:
         if status == 429:
             response.headers["Retry-After"] = "1"
         now = now_ns()
-        self._access.write(self._config.model, status, now, now)
+        self._access.write(self._model.name, status, now, now)
         return response
-
-
-class ServerApi:
-    """HTTP over a model server, which is made once the application's loop runs."""
-
-    def __init__(self, config: ServerConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
-        self._config = config
-        self._registry = registry
-        self._log = log
-        self.server: ModelServer
-
-    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Opens the client session, starts the load, and ends both."""
-        async with aiohttp.ClientSession(headers=token_headers(self._config.token)) as session:
-            self.server = ModelServer(self._config, session, self._registry, self._log)
-            loading = asyncio.create_task(self.server.start())
-            yield
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
-            await self.server.close()
-
-    async def drain(self) -> None:
-        """For SIGTERM."""
-        await self.server.drain()
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        """All ``/v1`` paths that generate."""
-        return await self.server.answer(request)
 
     async def models(self, _: web.Request) -> web.Response:
         """``GET /v1/models``."""
-        names = self._config.pool or (self._config.model,)
-        return web.json_response({"object": "list", "data": [{"id": name, "object": "model"} for name in names]})
+        return web.json_response({"object": "list", "data": [{"id": n, "object": "model"} for n in self._names]})
 
     async def healthz(self, request: web.Request) -> web.Response:
         """200 when requests are answered, else 503 with the phase; how long it may wait is the asker's to say."""
         with contextlib.suppress(TimeoutError, ValueError):
             wait_s = max(0.0, min(float(request.query.get("wait_s", 0)), MOST_WAIT_S))
-            await asyncio.wait_for(self.server.settled.wait(), wait_s)
-        phase = "Draining" if self.server.draining else self.server.phase
+            await asyncio.wait_for(self.settled.wait(), wait_s)
+        phase = "Draining" if self.draining else self.phase
         return web.json_response({"phase": phase}, status=200 if phase == "Ready" else 503)
 
 
-def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.Application, ServerApi]:
+def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.Application, ModelServer]:
     """The server as an application with a registry of its own, and the object behind it."""
     registry = CollectorRegistry()
-    api = ServerApi(config, registry, log or logging.Logger("server"))
-    app = web.Application(client_max_size=16 * 1024**2, middlewares=[token_guard(config.token, KIND_OF_PATH)])
-    for path in KIND_OF_PATH:
-        app.router.add_post(path, api.answer)
-    app.router.add_get("/v1/models", api.models)
-    app.router.add_get("/healthz", api.healthz)
-    app.router.add_get("/metrics", metrics_handler(registry))
-    app.cleanup_ctx.append(api.lifetime)
-    return app, api
+    model = ModelServer(config, registry, log or logging.Logger("server"))
+    routes = [*(web.post(path, model.answer) for path in KIND_OF_PATH), web.get("/v1/models", model.models)]
+    public, health = KIND_OF_PATH, model.healthz
+    return application(config.token, registry, routes, public=public, health=health, lifetime=model.lifetime), model
 
 
 def run(config: ServerConfig, listening: socket.socket | None = None) -> None:
     """Serves until SIGTERM, then drains."""
     log = process_log(f"server-{config.replica}", config.log_dir)
-    app, api = build(config, log)
-    serve(app, config.host, config.port, log=log, drain=api.drain, listening=listening)
+    app, model = build(config, log)
+    serve(app, config.host, config.port, log=log, drain=model.drain, listening=listening)
 
 
 @click.command()
-@click.option("--cluster", default="local", show_default=True)
-@click.option("--node", default="node", show_default=True)
-@click.option("--replica", required=True, help="Name of this replica.")
-@click.option("--model", required=True, help="Model (or pool) that it serves.")
-@click.option("--kind", type=click.Choice(["chat", "completion", "embedding"]), default="chat", show_default=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, required=True)
-@click.option("--agent-url", required=True, help="The node's agent, which gives the weights.")
-@click.option("--control-url", default="", help="Control plane to report to; empty = nobody.")
-@click.option("--gpus", type=int, default=1, show_default=True, help="GPUs it takes (counted by the scheduler).")
-@click.option("--slots", type=int, default=8, show_default=True, help="Requests at once.")
-@click.option("--queue", type=int, default=64, show_default=True, help="Requests that may wait; then 429.")
-@click.option("--token-seconds", type=float, default=0.002, show_default=True)
-@click.option("--first-token-seconds", type=float, default=0.005, show_default=True)
-@click.option("--pool", multiple=True, help="Fine-tune served by this pool (repeat).")
-@click.option("--gpu-memory-bytes", type=int, default=0, show_default=True, help="Budget of a pool, 0 = no limit.")
-@click.option("--access-log", type=click.Path(path_type=Path), default=None, help="One JSON line an answer.")
-def main(**options: object) -> None:
+@options(ServerConfig)
+@fleet_file
+@click.option("--model", required=True, help="Model (or pool) of the fleet that it serves.")
+def main(fleet: FleetSpec, model: str, **given: Any) -> None:
     """Run one model replica."""
-    run_by_hand(run, ServerConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
+    run_by_hand(run, ServerConfig(**given, model=fleet.model(model)))
 
 
 if __name__ == "__main__":

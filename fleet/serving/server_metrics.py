@@ -27,7 +27,7 @@ class ServerMetrics:
         gpu_bytes: Callable[[], float],
     ) -> None:
         self._config = config
-        name = config.model
+        name = config.model.name
         for metric, text, read in (
             ("vllm:num_requests_running", "Requests in a slot.", running),
             ("vllm:num_requests_waiting", "Requests that wait for weights or a slot.", waiting),
@@ -84,7 +84,7 @@ class ServerMetrics:
 
     def refused(self, code: int) -> None:
         """A request was turned away."""
-        self._refused.labels(self._config.model, str(code)).inc()
+        self._refused.labels(self._config.model.name, str(code)).inc()
 
     def loaded(self, weights: Weights, ready_s: float) -> None:
         """Weights reached memory ``ready_s`` after they were first asked for."""

@@ -18,9 +18,8 @@ from fleet.environments.local.addresses import Addresses
 from fleet.environments.local.layout import lay_out
 from fleet.forecast import forecast, placements_planned
 from fleet.serving.agent import Agent
-from fleet.serving.config import AllocatedModel
 from fleet.serving.placement import slots_of
-from fleet.serving.routing import Routes, Seen, owners
+from fleet.serving.routing import Replica, Routes, owners
 from fleet.serving.weights import make_weights
 from fleet.spec import FleetSpec, ModelSpec
 from history.op import LOAD, Op
@@ -63,23 +62,23 @@ def test_copies_stand_in_different_clusters() -> None:
 
 
 def test_the_gateway_sends_a_fine_tune_to_its_owner_and_to_the_next_while_that_is_away() -> None:
-    routes = Routes(eject_after=2, pools={"ft": ("ft:1",)})
-    made = {key: routes.ready(key[0], Seen(key[1], "ft", "n", f"http://{key[1]}")) for key in REPLICAS}
-    first = made[owners("ft:1", REPLICAS, 1)[0]]
+    routes = Routes((POOL,), eject_after=2)
+    made = {key: routes.ready(Replica(*key, "ft", "n", f"http://{key[1]}")) for key in REPLICAS}
+    first = made[owners("ft:001", REPLICAS, 1)[0]]
     first.in_flight = 5
-    assert {routes.choose("ft:1") for _ in range(4)} == {first}, "its weights are there, so its queue is worth it"
+    assert {routes.choose("ft:001") for _ in range(4)} == {first}, "its weights are there, so its queue is worth it"
     routes.eject(first)
-    second = routes.choose("ft:1")
+    second = routes.choose("ft:001")
     assert second is not None
     assert second is not first
 
 
 def test_a_cluster_takes_its_share_of_requests_and_of_fine_tunes() -> None:
-    names = tuple(f"ft:{i}" for i in range(1000))
-    routes = Routes(eject_after=2, pools={"ft": names})
+    pool = replace(POOL, fine_tunes=1000)
+    names, routes = pool.pool, Routes((pool,), eject_after=2)
     for cluster in ("amber", "jade"):
-        routes.ready(cluster, Seen(f"{cluster}-m", "m", "n", f"http://{cluster}-m"))
-        routes.ready(cluster, Seen(f"{cluster}-ft", "ft", "n", f"http://{cluster}-ft"))
+        routes.ready(Replica(cluster, f"{cluster}-m", "m", "n", f"http://{cluster}-m"))
+        routes.ready(Replica(cluster, f"{cluster}-ft", "ft", "n", f"http://{cluster}-ft"))
     routes.shares["jade"] = 0.0
     assert {r.cluster for _ in range(20) if (r := routes.choose("m"))} == {"amber"}
     routes.shares["jade"] = 0.5
@@ -97,7 +96,10 @@ def test_a_cluster_takes_its_share_of_requests_and_of_fine_tunes() -> None:
 
 
 def test_every_first_replica_is_placed_before_spare_ones() -> None:
-    models = (AllocatedModel("code", 2, 2, 80, spare_priority=1), AllocatedModel("ft", 2, 2, 20))
+    models = (
+        ModelSpec("code", "completion", "codex", 1, 2, 2, 80, spare_priority=1),
+        ModelSpec("ft", "chat", "fine-tuned", 1, 2, 2, 20),
+    )
     assert [slot.name for slot in slots_of(models)] == ["code-1", "ft-1", "ft-2", "code-2"]
     spec = fleets.micro()
     code = replace(spec.model("code"), replicas=2, gpus=1, spare_priority=1)
@@ -114,7 +116,7 @@ def test_nodes_start_with_the_fine_tunes_of_their_replicas(tmp_path: Path) -> No
     assert sorted(seeds["cobalt-n1"] + seeds["amber-n1"]) == sorted(POOL.pool)
     assert seeds["jade-n1"] == ()
     assert seeds["cobalt-n1"].index(max(seeds["cobalt-n1"])) == 0, "the least popular is the first to go"
-    assert dict(layout.gateway.pools) == {"ft": POOL.pool}
+    assert POOL in layout.gateway.models
     cold = layout.clusters["cobalt"].without_seeds()
     assert [n.agent.seeds for n in cold.nodes] == [()]
 

@@ -33,7 +33,6 @@ from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
 from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopology
 from fleet.environments.local.control import PHASES, State, wish_of
-from fleet.environments.local.replicas import server_config
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
@@ -301,9 +300,16 @@ class Adapter:
         self._ports = self._ports + 1 if self._ports < FIRST_PORT + 9999 else FIRST_PORT
         while self._ports in self._replicas.ports():
             self._ports += 1
-        cluster, control = self._config.topology.name, self._config.url
-        place = {"node": "", "host": "", "agent_url": ""}  # only the scheduler will know
-        return server_config(model, cluster=cluster, replica=name, port=self._ports, control_url=control, **place)
+        return ServerConfig(
+            cluster=self._config.topology.name,
+            node="",
+            replica=name,
+            model=model,
+            host="",
+            port=self._ports,
+            agent_url="",
+            control_url=self._config.url,
+        )
 
     def _metrics(self) -> None:
         cluster = self._config.topology.name

@@ -68,7 +68,7 @@ class KindFleet(StoreFaults):
 
     def facts(self) -> FleetFacts:
         """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
-        return fleet_facts(self._spec, self.clusters, self.layout.gateway, ("client_path", "node addresses"))
+        return fleet_facts(self._spec, self.clusters, ("client_path", "node addresses"))
 
     def target(self) -> Target:
         """The gateway."""

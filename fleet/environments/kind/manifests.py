@@ -138,14 +138,14 @@ def agents(image: str, configs: Mapping[str, AgentConfig]) -> dict[str, Any]:
 def deployment(image: str, config: ServerConfig, node_names: Mapping[str, str], hint: str = "") -> dict[str, Any]:
     """A replica of a model: a Deployment of one pod. ``hint``: the node that the allocator had in mind; the scheduler
     prefers it and is not bound by it."""
-    labels = {"app": "model-server", REPLICA_LABEL: config.replica, MODEL_LABEL: config.model}
+    labels = {"app": "model-server", REPLICA_LABEL: config.replica, MODEL_LABEL: config.model.name}
     pod = _pod(
         "server",
         image,
         "server",
         {"config": _plain(config), "nodes": dict(node_names)},
         config.port,
-        {GPU: str(config.gpus)},
+        {GPU: str(config.model.gpus)},
     )
     if hint:
         wish = {"matchExpressions": [{"key": NODE_LABEL, "operator": "In", "values": [hint]}]}

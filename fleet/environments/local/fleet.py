@@ -111,7 +111,7 @@ class LocalFleet(StoreFaults):
 
     def facts(self) -> FleetFacts:
         """The fleet as it is now; ``FleetError`` when a cluster does not answer."""
-        return fleet_facts(self._spec, self.clusters, self.layout.gateway)
+        return fleet_facts(self._spec, self.clusters)
 
     def target(self) -> Target:
         """The gateway."""

@@ -13,7 +13,7 @@ from fleet.environments.local.addresses import Addresses, Ports
 from fleet.environments.local.control import ControlConfig, NodeConfig
 from fleet.forecast import placements_planned
 from fleet.protocols import Cluster
-from fleet.serving.config import AgentConfig, AllocatedModel, AllocatorConfig, GatewayConfig, StoreConfig
+from fleet.serving.config import AgentConfig, AllocatorConfig, GatewayConfig, StoreConfig
 from fleet.serving.routing import owners
 from fleet.spec import ClusterSpec, FleetSpec
 from history.records import FleetFacts
@@ -52,17 +52,14 @@ class Layout:
         return self.work_dir / "weights"
 
 
-def fleet_facts(
-    spec: FleetSpec, clusters: Sequence[Cluster], gateway: GatewayConfig, *more: tuple[str, str]
-) -> FleetFacts:
+def fleet_facts(spec: FleetSpec, clusters: Sequence[Cluster], *more: tuple[str, str]) -> FleetFacts:
     """A fleet as it is now; ``FleetError`` when a cluster does not answer. ``more``: besides its switches."""
     return FleetFacts(
         name=spec.name,
         clusters=tuple(cluster.describe() for cluster in clusters),
         models=spec.model_facts(),
         placements=tuple(placement for cluster in clusters for placement in cluster.placements()),
-        gateway_timeouts=f"connect {gateway.connect_timeout_s:g} s, read {gateway.read_timeout_s:g} s, "
-        f"retries {gateway.retries}",
+        gateway_timeouts=spec.switches.gateway_timeouts,
         switches=(*spec.switches.to_facts(), *more),
     )
 
@@ -195,24 +192,7 @@ def gateway_config(
     spec: FleetSpec, apis: tuple[tuple[str, str], ...], host: str, port: int, logs: Path, token: str
 ) -> GatewayConfig:
     """The entry point; ``apis``: (cluster, URL of its control plane)."""
-    switches = spec.switches
-    return GatewayConfig(
-        host=host,
-        port=port,
-        clusters=apis,
-        connect_timeout_s=switches.connect_timeout_s,
-        read_timeout_s=switches.read_timeout_s,
-        health_interval_s=switches.health_interval_s,
-        checks=switches.checks,
-        slow_start_s=switches.slow_start_s,
-        fallbacks=tuple((m.name, m.fallback) for m in spec.models if m.fallback) if switches.fallback else (),
-        pools=tuple((m.name, m.pool) for m in spec.models if m.fine_tunes),
-        copies=tuple((m.name, m.copies) for m in spec.models if m.fine_tunes),
-        models=tuple(m.name for m in spec.models),
-        retries=switches.retries,
-        log_dir=logs,
-        token=token,
-    )
+    return GatewayConfig(host, port, apis, spec.models, spec.switches, log_dir=logs, token=token)
 
 
 def allocator_config(
@@ -225,22 +205,4 @@ def allocator_config(
     token: str,
 ) -> AllocatorConfig:
     """The controller; ``apis``: (cluster, URL of its control plane)."""
-    switches = spec.switches
-    return AllocatorConfig(
-        host=host,
-        port=port,
-        clusters=apis,
-        models=tuple(
-            AllocatedModel(m.name, m.gpus, m.replicas, m.priority, m.homes, m.spare_priority) for m in spec.models
-        ),
-        reaction=switches.reaction,
-        detect_interval_s=switches.detect_interval_s,
-        detect_failures=switches.detect_failures,
-        detect_timeout_s=switches.detect_timeout_s,
-        failback=switches.failback,
-        checks=switches.checks,
-        decision_delay_s=switches.decision_delay_s,
-        gateway_url=gateway_url,
-        log_dir=logs,
-        token=token,
-    )
+    return AllocatorConfig(host, port, apis, spec.models, spec.switches, gateway_url, log_dir=logs, token=token)

@@ -22,7 +22,6 @@ from fleet.environments.local.processes import tail
 from fleet.environments.local.scheduler import ReplicaState, Scheduler
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
-from fleet.spec import ModelSpec
 from history.op import REPLICA_FAILED, REPLICA_GONE, REPLICA_PENDING, REPLICA_SCHEDULED, REPLICA_STARTED
 
 if TYPE_CHECKING:
@@ -102,11 +101,11 @@ class Kubelet:
         node, model = self._nodes[replica.node], self._models[replica.model]
         port = self._ports.take(node.host)
         replica.url = f"http://{node.host}:{port if self._config.ingress else self._ports.take(node.host)}"
-        config = server_config(
-            model,
+        config = ServerConfig(
             cluster=self._config.cluster,
             node=node.name,
             replica=replica.name,
+            model=model,
             host=node.host,
             port=port,
             agent_url=f"http://{node.agent.host}:{node.agent.port}",
@@ -236,21 +235,3 @@ class Kubelet:
             replica=replica.name,
             detail=detail,
         )
-
-
-def server_config(model: ModelSpec, **place: Any) -> ServerConfig:
-    """A replica of ``model``; ``place``: everything else of its configuration, which the model does not say."""
-    return ServerConfig(
-        model=model.name,
-        kind=model.kind,
-        gpus=model.gpus,
-        slots=model.slots,
-        queue=model.queue,
-        token_seconds=model.token_ms / 1000,
-        first_token_seconds=model.first_token_ms / 1000,
-        cold_requests=model.cold_requests,
-        cold_factor=model.cold_factor,
-        pool=model.pool,
-        gpu_memory_bytes=model.gpu_memory_bytes,
-        **place,
-    )

@@ -20,12 +20,14 @@ from fleet.environments.kind.offline import versions
 from fleet.environments.kind.pod import agent_config, server_config
 from fleet.environments.kind.topology import Machine, smaller, topology
 from fleet.serving.config import AgentConfig, ServerConfig
-from fleet.spec import ClusterSpec, FleetSpec, NodeSpec
+from fleet.spec import ClusterSpec, FleetSpec, ModelSpec, NodeSpec
 from history.errors import UsageError
+
+CHAT = ModelSpec("chat", "chat", "base", 1, gpus=4)
 
 
 def server() -> ServerConfig:
-    return ServerConfig("amber", "", "chat-1", "chat", "chat", "", 20001, "", "http://10.0.0.1:80", gpus=4)
+    return ServerConfig("amber", "", "chat-1", CHAT, "", 20001, "", "http://10.0.0.1:80")
 
 
 def test_a_cluster_has_a_control_plane_and_its_nodes_and_subnets_of_its_own() -> None:
@@ -122,7 +124,7 @@ def test_a_pod_reads_back_what_it_was_told_and_adds_where_it_is() -> None:
     env |= {"BLACKSTART_NODE": "blackstart-amber-worker", "BLACKSTART_HOST": "172.29.0.4", "BLACKSTART_TOKEN": "t"}
     config = server_config(env)
     assert (config.node, config.host, config.agent_url) == ("amber-n1", "172.29.0.4", "http://172.29.0.4:7070")
-    assert (config.replica, config.gpus, config.port, config.token) == ("chat-1", 4, 20001, "t")
+    assert (config.replica, config.model.gpus, config.port, config.token) == ("chat-1", 4, 20001, "t")
 
 
 def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token() -> None:

@@ -7,22 +7,29 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from dataclasses import fields as fields_of
 from typing import Any
 
-import click
 import pytest
 from aiohttp import web
 
 from fleet.serving import allocator
-from fleet.serving.config import AllocatedModel, AllocatorConfig
+from fleet.serving.config import AllocatorConfig
 from fleet.serving.events import Event
 from fleet.serving.serve import token_guard
+from fleet.spec import ModelSpec, Switches
 
 TOKEN = "token-of-this-run"
+
+
+def model(name: str, gpus: int, replicas: int, priority: int, *homes: str) -> ModelSpec:
+    return ModelSpec(name, "chat", "base", 1, gpus, replicas, priority, homes=homes)
+
+
 MODELS = (
-    AllocatedModel("big", 4, 1, 20, ("cobalt",)),
-    AllocatedModel("chat", 1, 3, 100, ("amber", "cobalt", "jade")),
-    AllocatedModel("code", 2, 1, 80, ("cobalt",)),
+    model("big", 4, 1, 20, "cobalt"),
+    model("chat", 1, 3, 100, "amber", "cobalt", "jade"),
+    model("code", 2, 1, 80, "cobalt"),
 )
 
 
@@ -75,13 +82,14 @@ class Stage:
             "port": 0,
             "clusters": tuple((name, cluster.url) for name, cluster in self.clusters.items()),
             "models": MODELS,
-            "detect_interval_s": 0.03,
             "gateway_url": await self.it.url(self.gateway.app()),
             "token": TOKEN,
         }
-        app, self.api = allocator.build(AllocatorConfig(**fields | changes))
+        switches: dict[str, Any] = {"detect_interval_s": 0.03}
+        switches |= {key: changes.pop(key) for key in changes.keys() & {field.name for field in fields_of(Switches)}}
+        app, self.api = allocator.build(AllocatorConfig(**fields | changes, switches=Switches(**switches)))
         self.url = await self.it.url(app)
-        await self.it.until(lambda: self.api.controller is not None and self.api.controller.placed)
+        await self.it.until(lambda: self.api.controller.placed)
 
     def where(self) -> dict[str, list[str]]:
         """model -> clusters of its live replicas, as the clusters themselves list them."""
@@ -178,7 +186,7 @@ def test_fewer_failed_polls_than_the_limit_are_no_loss(stage: Any) -> None:
 
 def test_what_finds_no_room_is_unplaceable_with_the_numbers_until_its_home_is_back(stage: Any) -> None:
     async def go() -> None:
-        async with stage(gpus=7, models=(*MODELS, AllocatedModel("pad", 3, 2, 200, ("amber", "jade")))) as s:
+        async with stage(gpus=7, models=(*MODELS, model("pad", 3, 2, 200, "amber", "jade"))) as s:
             for cluster in s.clusters.values():
                 cluster.gpus_of["pad"] = 3
             assert s.where()["pad"] == ["amber", "jade"]
@@ -350,23 +358,12 @@ def test_an_allocator_that_restarts_takes_over_what_runs(stage: Any) -> None:
             await s.lose("cobalt")
             await s.settled(big=1, chat=3, code=1)
             puts = sum(len(c.calls) for c in s.clusters.values())
-            assert s.api.controller is not None
             await s.api.controller.close()
             await s.clusters["cobalt"].power_on()
             config = s.api._config
             app, api = allocator.build(config)
             await s.it.url(app)
-            await s.it.until(lambda: api.controller is not None and api.controller.placed)
+            await s.it.until(lambda: api.controller.placed)
             assert sum(len(c.calls) for c in s.clusters.values()) == puts, "nothing was placed a second time"
 
     asyncio.run(go())
-
-
-@pytest.mark.parametrize("text", ["m", "m:1", "m:x:2"])
-def test_a_model_option_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is not NAME:GPUS:REPLICAS"):
-        allocator.parse_model(text)
-
-
-def test_a_model_option() -> None:
-    assert allocator.parse_model("m:2:3:9:a,b") == AllocatedModel("m", 2, 3, 9, ("a", "b"))

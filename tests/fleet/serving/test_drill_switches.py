@@ -18,9 +18,10 @@ from fleet.serving import agent, gateway, server, store
 from fleet.serving.clients import ClusterClient
 from fleet.serving.config import AgentConfig, GatewayConfig, ServerConfig, StoreConfig
 from fleet.serving.loader import Weights
-from fleet.serving.routing import FIRST_PART, Routes, Seen
+from fleet.serving.routing import FIRST_PART, Replica, Routes
 from fleet.serving.serve import takes_connections
 from fleet.serving.weights import Manifest, is_sha256
+from fleet.spec import ModelSpec, Switches
 from history.clock import NS_PER_S
 
 Stored = tuple[Path, Manifest]
@@ -169,14 +170,15 @@ def test_a_gateway_that_only_connects_keeps_a_frozen_replica(
             amber = control_plane(it, "amber", {"n1": 8})
             await amber.power_on()
             fields: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "clusters": (("amber", amber.url),)}
-            fields |= {"health_interval_s": 0.02, "health_timeout_s": 0.02, "checks": checks, "token": TOKEN}
+            fields |= {"switches": Switches(health_interval_s=0.02, checks=checks)}
+            fields |= {"health_timeout_s": 0.02, "token": TOKEN}
             app, api = gateway.build(GatewayConfig(**fields))
             await it.url(app)
-            await it.until(lambda: api.gateway._watching.connected["amber"])
+            await it.until(lambda: api._watching.connected["amber"])
             amber.ready("a", "m", url)
             await it.until(lambda: api.routes.replicas)
             checked = [0]
-            watching = api.gateway._watching
+            watching = api._watching
             told = watching._check
 
             async def count(replica: Any) -> None:
@@ -196,9 +198,9 @@ def test_a_gateway_that_only_connects_keeps_a_frozen_replica(
 def test_a_slow_start_gives_a_new_replica_its_part_bit_by_bit() -> None:
     now = [0]
     routes = Routes(eject_after=2, slow_start_s=10.0, clock=lambda: now[0])
-    old = routes.ready("jade", Seen("old", "m", "n1", "http://old"))
+    old = routes.ready(Replica("jade", "old", "m", "n1", "http://old"))
     now[0] = 20 * NS_PER_S
-    new = routes.ready("cobalt", Seen("new", "m", "n2", "http://new"))
+    new = routes.ready(Replica("cobalt", "new", "m", "n2", "http://new"))
     assert (routes.weight(old), routes.weight(new)) == (1.0, FIRST_PART)
 
     def part(after_s: float) -> float:
@@ -216,9 +218,10 @@ def test_a_slow_start_gives_a_new_replica_its_part_bit_by_bit() -> None:
 
 
 def test_the_first_answers_of_a_cold_server_are_slow(lab: Any) -> None:
-    fields: dict[str, Any] = {"cluster": "amber", "node": "n1", "replica": "m-1", "model": "m", "kind": "completion"}
-    fields |= {"host": "127.0.0.1", "port": 0, "control_url": "", "agent_url": "", "token_seconds": 0.0}
-    cold = ServerConfig(**fields, first_token_seconds=0.01, cold_requests=2, cold_factor=10.0, pool=("m",), token=TOKEN)
+    fields: dict[str, Any] = {"cluster": "amber", "node": "n1", "replica": "m-1"}
+    fields |= {"host": "127.0.0.1", "port": 0, "control_url": "", "agent_url": "", "token": TOKEN}
+    slow = {"first_token_ms": 10.0, "token_ms": 0.0, "cold_requests": 2, "cold_factor": 10.0}
+    cold = ServerConfig(**fields, model=ModelSpec("m", "completion", "base", 1, fine_tunes=1, **slow))  # type: ignore[arg-type]
 
     async def go() -> list[float]:
         async with lab() as it:
@@ -228,11 +231,11 @@ def test_the_first_answers_of_a_cold_server_are_slow(lab: Any) -> None:
             async def weights(_: str) -> tuple[Any, str]:
                 return Weights("m", (b"w",), b"digest", "local", 0.0, 0.0), "resident"
 
-            api.server._memory.get = weights  # type: ignore[assignment, method-assign]
+            api._memory.get = weights  # type: ignore[assignment, method-assign]
             took = []
             for _ in range(4):
                 start = time.monotonic()
-                async with it.session.post(f"{url}/v1/completions", json={"model": "m", "prompt": "x"}) as response:
+                async with it.session.post(f"{url}/v1/completions", json={"model": "m:001", "prompt": "x"}) as response:
                     assert response.status == 200, await response.text()
                 took.append(time.monotonic() - start)
             return took

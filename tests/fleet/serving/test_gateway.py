@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import fields as fields_of
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from fleet.serving import gateway
 from fleet.serving.config import GatewayConfig
+from fleet.spec import ModelSpec, Switches
 
 CHAT = "/v1/chat/completions"
 REFUSED = "http://127.0.0.1:9"
@@ -69,6 +71,10 @@ class StubReplica:
             raise
 
 
+def model(name: str, **more: Any) -> ModelSpec:
+    return ModelSpec(name, "chat", "base", 1, **more)
+
+
 class Stage:
     """A gateway in front of stub clusters amber and jade."""
 
@@ -76,7 +82,7 @@ class Stage:
         self.it = it
         self.amber = control_plane(it, "amber", {"n1": 8})
         self.jade = control_plane(it, "jade", {"n1": 8})
-        self.api: gateway.GatewayApi
+        self.api: gateway.Gateway
         self.url = ""
 
     async def start(self, **changes: Any) -> None:
@@ -86,13 +92,15 @@ class Stage:
             "host": "127.0.0.1",
             "port": 0,
             "clusters": (("amber", self.amber.url), ("jade", self.jade.url)),
-            "health_interval_s": 30.0,
-            "models": ("m",),
+            "models": (model("m"),),
             "token": "token-of-this-run",
         }
+        switches: dict[str, Any] = {"health_interval_s": 30.0}
+        switches |= {key: changes.pop(key) for key in changes.keys() & {field.name for field in fields_of(Switches)}}
+        fields["switches"] = Switches(**switches)
         app, self.api = gateway.build(GatewayConfig(**fields | changes))
         self.url = await self.it.url(app)
-        await self.it.until(lambda: all(self.api.gateway._watching.connected.values()))
+        await self.it.until(lambda: all(self.api._watching.connected.values()))
 
     async def replica(self, name: str, cluster: Any = None, model: str = "m") -> StubReplica:
         stub = StubReplica(name)
@@ -201,7 +209,7 @@ def test_a_stream_that_is_cut_upstream_is_cut_for_the_client(stage: Any) -> None
 
 def test_what_cannot_be_served_is_said_plainly(stage: Any) -> None:
     async def go() -> None:
-        async with stage(models=("known",)) as s:
+        async with stage(models=(model("known"),)) as s:
             assert (await s.ask("known"))[0] == 503
             status, _, body = await s.ask("unknown")
             assert (status, b"no model 'unknown'" in body) == (404, True)
@@ -295,7 +303,7 @@ def test_a_client_that_leaves_is_499_and_its_work_is_cancelled(stage: Any) -> No
 
 def test_a_fallback_model_answers_when_there_is_no_replica(stage: Any) -> None:
     async def go() -> None:
-        async with stage(fallbacks=(("m", "other"),)) as s:
+        async with stage(models=(model("m", fallback="other"),), fallback=True) as s:
             other = await s.replica("o1", model="other")
             status, headers, _ = await s.ask()
             assert (status, headers["x-fallback"]) == (200, "other")
@@ -308,7 +316,7 @@ def test_a_fallback_model_answers_when_there_is_no_replica(stage: Any) -> None:
 
 def test_a_fallback_model_answers_when_the_replicas_are_full(stage: Any) -> None:
     async def go() -> None:
-        async with stage(fallbacks=(("m", "other"),)) as s:
+        async with stage(models=(model("m", fallback="other"),), fallback=True) as s:
             full, other = await s.replica("r1"), await s.replica("o1", model="other")
             full.status = 429
             status, headers, _ = await s.ask()
@@ -323,11 +331,11 @@ def test_a_fallback_model_answers_when_the_replicas_are_full(stage: Any) -> None
 
 def test_a_pool_serves_its_fine_tunes(stage: Any) -> None:
     async def go() -> None:
-        async with stage(pools=(("pool", ("ft-1", "ft-2")),)) as s:
-            assert (await s.ask("ft-1"))[0] == 503
+        async with stage(models=(model("pool", fine_tunes=2),)) as s:
+            assert (await s.ask("pool:001"))[0] == 503
             stub = await s.replica("p1", model="pool")
-            assert (await s.ask("ft-2"))[0] == 200
-            assert stub.asked[0]["model"] == "ft-2"
+            assert (await s.ask("pool:002"))[0] == 200
+            assert stub.asked[0]["model"] == "pool:002"
 
     asyncio.run(go())
 
@@ -396,12 +404,10 @@ def test_a_cluster_that_comes_back_is_listed_anew(stage: Any) -> None:
     asyncio.run(go())
 
 
-def test_an_event_without_a_url_is_looked_up(stage: Any) -> None:
+def test_a_replica_that_failed_is_gone(stage: Any) -> None:
     async def go() -> None:
         async with stage() as s:
-            s.amber.replicas["r1"] = {"name": "r1", "model": "m", "node": "n1", "phase": "Ready", "url": REFUSED}
-            s.amber.announce("replica.ready", "r1")
-            await s.until_routed("r1")
+            await s.replica("r1")
             s.amber.announce("replica.failed", "r1")
             await s.until_routed("r1", routed=False)
 

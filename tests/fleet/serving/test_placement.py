@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from fleet.fleets import micro, three_clusters
 from fleet.forecast import forecast, placements_planned
 from fleet.packing import pack
-from fleet.serving.config import AllocatedModel
 from fleet.serving.placement import (
     Places,
     Room,
@@ -23,7 +22,7 @@ from fleet.serving.placement import (
     unplaceable_without,
     why_not,
 )
-from fleet.spec import FleetSpec
+from fleet.spec import FleetSpec, ModelSpec
 
 CLUSTERS = ("amber", "cobalt", "jade")
 
@@ -32,8 +31,11 @@ rooms_drawn = st.lists(st.tuples(st.sampled_from(CLUSTERS), st.integers(0, 8)), 
 )
 models_drawn = st.lists(
     st.builds(
-        AllocatedModel,
+        ModelSpec,
         name=st.uuids().map(str),
+        kind=st.just("chat"),
+        model_class=st.just("base"),
+        weight_bytes=st.just(1),
         gpus=st.integers(1, 8),
         replicas=st.integers(1, 3),
         priority=st.integers(0, 3),
@@ -42,10 +44,6 @@ models_drawn = st.lists(
     min_size=1,
     max_size=6,
 ).map(tuple)
-
-
-def models_of(spec: FleetSpec) -> tuple[AllocatedModel, ...]:
-    return tuple(AllocatedModel(m.name, m.gpus, m.replicas, m.priority, m.homes) for m in spec.models)
 
 
 def rooms_of(spec: FleetSpec) -> tuple[Room, ...]:
@@ -64,7 +62,7 @@ def check_fits(places: Places, rooms: tuple[Room, ...]) -> None:
 
 @given(models_drawn, rooms_drawn)
 def test_no_node_is_overcommitted_and_every_slot_is_decided_once(
-    models: tuple[AllocatedModel, ...], rooms: tuple[Room, ...]
+    models: tuple[ModelSpec, ...], rooms: tuple[Room, ...]
 ) -> None:
     slots = slots_of(models)
     assert len(set(slots)) == len(slots) == sum(m.replicas for m in models)
@@ -76,7 +74,7 @@ def test_no_node_is_overcommitted_and_every_slot_is_decided_once(
 
 @given(models_drawn, rooms_drawn)
 def test_a_slot_is_left_out_only_where_it_cannot_join_the_more_important_ones(
-    models: tuple[AllocatedModel, ...], rooms: tuple[Room, ...]
+    models: tuple[ModelSpec, ...], rooms: tuple[Room, ...]
 ) -> None:
     slots = slots_of(models)
     priority = {m.name: m.priority for m in models}
@@ -90,7 +88,7 @@ def test_a_slot_is_left_out_only_where_it_cannot_join_the_more_important_ones(
 
 
 @given(models_drawn, rooms_drawn)
-def test_slots_are_at_home_unless_home_is_full(models: tuple[AllocatedModel, ...], rooms: tuple[Room, ...]) -> None:
+def test_slots_are_at_home_unless_home_is_full(models: tuple[ModelSpec, ...], rooms: tuple[Room, ...]) -> None:
     slots = slots_of(models)
     places = spread(slots, rooms)
     for cluster in CLUSTERS:
@@ -103,7 +101,7 @@ def test_slots_are_at_home_unless_home_is_full(models: tuple[AllocatedModel, ...
 
 @pytest.mark.parametrize("spec", [three_clusters(), three_clusters(headroom=0), micro()])
 def test_the_first_placement_is_the_planned_one(spec: FleetSpec) -> None:
-    places = spread(slots_of(models_of(spec)), rooms_of(spec))
+    places = spread(slots_of(spec.models), rooms_of(spec))
     planned = {p.replica: (p.cluster, p.node) for p in placements_planned(spec)}
     assert {slot.name: (room.cluster, room.node) for slot, room in places.items() if room} == planned
 
@@ -112,7 +110,7 @@ def test_the_first_placement_is_the_planned_one(spec: FleetSpec) -> None:
 @pytest.mark.parametrize("victim", CLUSTERS)
 def test_a_loss_ends_as_the_forecast_says(spec: FleetSpec, victim: str) -> None:
     rooms = rooms_of(spec)
-    before = spread(slots_of(models_of(spec)), rooms)
+    before = spread(slots_of(spec.models), rooms)
     free = left_after(before, rooms)
     lost = [slot for slot, room in before.items() if room and room.cluster == victim]
     survivors = tuple(room for room in free if room.cluster != victim)
@@ -128,7 +126,7 @@ def test_a_loss_ends_as_the_forecast_says(spec: FleetSpec, victim: str) -> None:
 
 def test_replicas_of_one_model_spread_over_clusters() -> None:
     rooms = tuple(Room(cluster, f"{cluster}-n1", 8) for cluster in CLUSTERS)
-    places = spread(slots_of([AllocatedModel("m", 1, 3)]), rooms)
+    places = spread(slots_of([ModelSpec("m", "chat", "base", 1, 1, 3)]), rooms)
     assert sorted(room.cluster for room in places.values() if room) == list(CLUSTERS)
     again = spread([Slot("m", 3, 1)], rooms, dict.fromkeys(places, "amber"))
     assert [room.cluster for room in again.values() if room] == ["cobalt"]

@@ -63,6 +63,27 @@ def spawn() -> Iterator[Spawn]:
         process.communicate()
 
 
+def fleet_file(directory: Path, **model: object) -> Path:
+    """One cluster with one model, m."""
+    lines = [f"{key} = {value}" for key, value in model.items()]
+    path = directory / "fleet.toml"
+    path.write_text(
+        """
+        name = "by-hand"
+        clusters = [{ name = "amber", nodes = [{ name = "amber-n1", gpus = 8 }] }]
+        stores = [{ name = "weights", egress_bytes_s = 1e9 }]
+        [[models]]
+        name = "m"
+        kind = "chat"
+        model_class = "base"
+        weight_bytes = 300000
+        share = 1.0
+        """
+        + "\n".join(lines)
+    )
+    return path
+
+
 class Chain:
     """Store, agent and one server as processes run by hand."""
 
@@ -72,8 +93,9 @@ class Chain:
         self.urls = {"store": store, "agent": agent, "server": server}
         port = [str(p) for p in self.ports]
         place = ("--cluster", "amber", "--node", "amber-n1")
+        fleet = fleet_file(tmp_path, token_ms=50.0)
         cache = ("--cache-dir", str(tmp_path / "cache"), "--store-url", store)
-        who = ("--replica", "m-1", "--model", "m", "--agent-url", agent, "--token-seconds", "0.05")
+        who = ("--replica", "m-1", "--model", "m", "--agent-url", agent, "--fleet", str(fleet))
         self.processes = {
             "store": spawn("store", "--root", str(weights[0]), "--port", port[0]),
             "agent": spawn("agent", *place, *cache, "--port", port[1]),
@@ -87,10 +109,14 @@ def chain(spawn: Spawn, weights: Weights, tmp_path: Path) -> Chain:
     return Chain(spawn, weights, tmp_path)
 
 
-def test_each_ends_within_a_second_of_sigterm_even_with_a_client_attached(spawn: Spawn, chain: Chain) -> None:
+def test_each_ends_within_a_second_of_sigterm_even_with_a_client_attached(
+    spawn: Spawn, chain: Chain, tmp_path: Path
+) -> None:
     ports = [free_port(), free_port()]
-    chain.processes["gateway"] = spawn("gateway", "--cluster", "amber=http://127.0.0.1:9", "--port", str(ports[0]))
-    chain.processes["allocator"] = spawn("allocator", "--cluster", "a=http://127.0.0.1:9", "--port", str(ports[1]))
+    fleet = str(fleet_file(tmp_path))
+    for name, port in zip(("gateway", "allocator"), ports, strict=True):
+        cluster = ("--cluster", "amber", "http://127.0.0.1:9")
+        chain.processes[name] = spawn(name, *cluster, "--port", str(port), "--fleet", fleet)
     for port in ports:
         wait_for(f"http://127.0.0.1:{port}/healthz")
     body = json.dumps({"model": "m", "messages": [], "stream": True, "max_tokens": 1000}).encode()
@@ -110,16 +136,23 @@ def test_each_ends_within_a_second_of_sigterm_even_with_a_client_attached(spawn:
             assert time.monotonic() - start < 1.0, name
 
 
-def test_a_port_in_use_is_a_sentence_and_no_traceback(spawn: Spawn) -> None:
+def test_a_port_in_use_is_a_sentence_and_no_traceback(spawn: Spawn, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        process = spawn("gateway", "--port", port)
+        process = spawn("gateway", "--port", port, "--fleet", str(fleet_file(tmp_path)))
         _, said = process.communicate(timeout=20)
     assert process.returncode == 1
     assert f"cannot listen on 127.0.0.1:{port}" in said
     assert "choose another" in said
+    assert "Traceback" not in said
+
+
+def test_a_fleet_file_that_is_none_is_a_sentence_and_no_traceback(spawn: Spawn, tmp_path: Path) -> None:
+    wrong = fleet_file(tmp_path, slots=0, colour=1)
+    _, said = spawn("allocator", "--port", "1", "--fleet", str(wrong)).communicate(timeout=20)
+    assert "'colour' is no field of it" in said
     assert "Traceback" not in said
 
 
@@ -133,12 +166,14 @@ def test_help_names_every_option(module: str, spawn: Spawn) -> None:
 def gateway_in_front(it: Any, control_plane: Any, chain: Chain, **changes: Any) -> Any:
     from fleet.serving import gateway
     from fleet.serving.config import GatewayConfig
+    from fleet.spec import Switches
 
-    async def start() -> tuple[str, gateway.GatewayApi]:
+    async def start() -> tuple[str, gateway.Gateway]:
         amber = control_plane(it, "amber", {"amber-n1": 8})
         await amber.power_on()
         fields: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "clusters": (("amber", amber.url),)}
-        app, api = gateway.build(GatewayConfig(**fields | {"health_interval_s": 30.0} | changes))
+        fields["switches"] = Switches(health_interval_s=changes.pop("health_interval_s", 30.0))
+        app, api = gateway.build(GatewayConfig(**fields | changes))
         url = await it.url(app)
         amber.ready("m-1", "m", chain.urls["server"], "amber-n1")
         await it.until(lambda: any(r.routable for r in api.routes.replicas))

@@ -5,16 +5,17 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fleet.serving.routing import Replica, Routes, Seen
+from fleet.serving.routing import Replica, Routes
+from fleet.spec import ModelSpec
 
 
-def seen(name: str, model: str = "m", url: str = "") -> Seen:
-    return Seen(name, model, "n1", url or f"http://{name}")
+def seen(name: str, model: str = "m", url: str = "", cluster: str = "amber") -> Replica:
+    return Replica(cluster, name, model, "n1", url or f"http://{name}")
 
 
 def table(*names: str, eject_after: int = 2) -> tuple[Routes, list[Replica]]:
     routes = Routes(eject_after=eject_after)
-    return routes, [routes.ready("amber", seen(name)) for name in names]
+    return routes, [routes.ready(seen(name)) for name in names]
 
 
 def test_the_least_loaded_is_chosen_and_equals_take_turns() -> None:
@@ -47,7 +48,7 @@ def test_ejected_draining_and_removed_replicas_get_nothing() -> None:
     assert routes.choose("m") is a
     routes.succeeded(b)
     assert not b.routable, "a good health check does not end a drain"
-    routes.ready("amber", seen("b"))
+    routes.ready(seen("b"))
     assert b.routable
 
 
@@ -66,7 +67,7 @@ def test_enough_failures_in_a_row_eject() -> None:
 def test_a_listing_replaces_and_keeps_what_is_known() -> None:
     routes, (a, b) = table("a", "b")
     routes.eject(a)
-    elsewhere = routes.ready("jade", seen("a"))
+    elsewhere = routes.ready(seen("a", cluster="jade"))
     routes.sync("amber", [seen("a"), seen("c")])
     assert routes.get("amber", "a") is a
     assert a.ejected
@@ -81,13 +82,17 @@ def test_a_listing_replaces_and_keeps_what_is_known() -> None:
 
 
 def test_names_pools_and_fallbacks() -> None:
-    routes = Routes(eject_after=1, models=["m"], pools={"pool": ("ft-1", "ft-2")}, fallbacks={"m": "other"})
+    models = (
+        ModelSpec("m", "chat", "base", 1, fallback="other"),
+        ModelSpec("pool", "chat", "fine-tuned", 1, fallback="m", fine_tunes=2),
+    )
+    routes = Routes(models, eject_after=1)
     assert routes.known("m")
-    assert routes.known("ft-1")
+    assert routes.known("pool:001")
     assert not routes.known("other")
-    pool = routes.ready("amber", seen("p", model="pool"))
-    assert routes.choose("ft-2") is pool
+    pool = routes.ready(seen("p", model="pool"))
+    assert routes.choose("pool:002") is pool
     assert routes.choose("m") is None
-    assert routes.fallback("m") == "other"
+    assert (routes.fallback("m"), routes.fallback("pool:002"), routes.fallback("other")) == ("other", "m", "")
     routes.remove("amber", "p")
     assert routes.known("pool"), "a model that was ever there stays known"

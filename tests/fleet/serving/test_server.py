@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from dataclasses import fields as fields_of
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aiohttp import web
 from fleet.serving import agent, loader, server, store
 from fleet.serving.config import AgentConfig, ServerConfig, StoreConfig
 from fleet.serving.weights import Manifest, make_weights, object_path
+from fleet.spec import ModelSpec
 
 Weights = tuple[Path, Manifest]
 TOKEN = "token-of-this-run"
@@ -31,7 +33,7 @@ class Bench:
     def __init__(self, it: Any, root: Path, cache: Path, control_plane: Any) -> None:
         self.it, self.root, self.cache = it, root, cache
         self.control = control_plane(it, "amber", {"n1": 8})
-        self.api: server.ServerApi
+        self.api: server.ModelServer
 
     async def start(self, *, egress_bytes_s: float = 0.0, **changes: Any) -> str:
         await self.control.power_on()
@@ -46,17 +48,16 @@ class Bench:
             "cluster": "amber",
             "node": "n1",
             "replica": "m-1",
-            "model": "m",
-            "kind": "chat",
             "host": "127.0.0.1",
             "port": 0,
             "agent_url": self.agent_url,
             "control_url": self.control.url,
-            "token_seconds": 0.0,
-            "first_token_seconds": 0.0,
             "token": TOKEN,
         }
-        app, self.api = server.build(ServerConfig(**fields | changes))
+        model: dict[str, Any] = {"name": "m", "first_token_ms": 0.0, "token_ms": 0.0}
+        model |= {key: changes.pop(key) for key in changes.keys() & {field.name for field in fields_of(ModelSpec)}}
+        spec = ModelSpec(kind="chat", model_class="base", weight_bytes=1, **model)
+        app, self.api = server.build(ServerConfig(**fields | changes, model=spec))
         url: str = await self.it.url(app)
         return url
 
@@ -230,7 +231,7 @@ def test_slots_run_the_queue_waits_and_the_next_is_turned_away(lab: Any, bench: 
     async def go() -> None:
         async with lab() as it:
             b = bench(it)
-            url = await b.start(slots=2, queue=3, first_token_seconds=0.2)
+            url = await b.start(slots=2, queue=3, first_token_ms=200.0)
             await b.ready(url)
 
             async def post() -> int:
@@ -241,12 +242,12 @@ def test_slots_run_the_queue_waits_and_the_next_is_turned_away(lab: Any, bench: 
             tasks = [asyncio.create_task(post()) for _ in range(5)]
             waiting = 'vllm:num_requests_waiting{model_name="m"}'
             await it.until(lambda: it.metric(url, waiting), 0.2)
-            await it.until(lambda: b.api.server._admitted == 5, 0.2)
+            await it.until(lambda: b.api._admitted == 5, 0.2)
             assert await it.metric(url, waiting) == 3
             assert await it.metric(url, 'vllm:num_requests_running{model_name="m"}') == 2
             assert await post() == 429
             tasks[-1].cancel()  # who leaves the queue makes room
-            await it.until(lambda: b.api.server._admitted < 5, 0.2)
+            await it.until(lambda: b.api._admitted < 5, 0.2)
             assert await asyncio.gather(*tasks[:4], post()) == [200] * 5
 
     asyncio.run(go())
@@ -269,13 +270,13 @@ def test_a_pool_loads_each_fine_tune_once_and_lets_go_of_the_least_recent(
     lab: Any, bench: Any, weights: Weights
 ) -> None:
     root, _ = weights
-    for name in ("ft-a", "ft-b", "ft-c"):
+    for name in ("pool:001", "pool:002", "pool:003"):
         make_weights(root, name, 100_000, seed=1, piece_bytes=50_000)
 
     async def go() -> None:
         async with lab() as it:
             b = bench(it)
-            url = await b.start(model="pool", pool=("ft-a", "ft-b", "ft-c"), gpu_memory_bytes=200_000)
+            url = await b.start(name="pool", fine_tunes=3, gpu_memory_bytes=200_000)
             await b.ready(url)
 
             async def tier(name: str) -> str:
@@ -283,9 +284,9 @@ def test_a_pool_loads_each_fine_tune_once_and_lets_go_of_the_least_recent(
                     assert response.status == 200
                     return str(response.headers["x-weights"])
 
-            assert sorted(await asyncio.gather(*(tier("ft-a") for _ in range(4)))) == ["store"] * 4
+            assert sorted(await asyncio.gather(*(tier("pool:001") for _ in range(4)))) == ["store"] * 4
             assert await it.metric(b.store_url, "weight_store_sent_bytes_total") == 100_000
-            assert [await tier(n) for n in ("ft-b", "ft-a", "ft-c", "ft-a", "ft-b")] == [
+            assert [await tier(n) for n in ("pool:002", "pool:001", "pool:003", "pool:001", "pool:002")] == [
                 "store",
                 "resident",
                 "store",
@@ -301,10 +302,10 @@ def test_draining_lets_what_is_in_flight_end_and_says_so(lab: Any, bench: Any) -
     async def go() -> None:
         async with lab() as it:
             b = bench(it)
-            url = await b.start(first_token_seconds=0.25)
+            url = await b.start(first_token_ms=250.0)
             await b.ready(url)
             in_flight = asyncio.create_task(it.session.post(url + CHAT, json=ask()))
-            await it.until(lambda: b.api.server._admitted == 1)
+            await it.until(lambda: b.api._admitted == 1)
             drain = asyncio.create_task(b.api.drain())
             await asyncio.sleep(0)
             async with it.session.get(f"{url}/healthz") as response:
@@ -322,12 +323,12 @@ def test_a_client_that_leaves_frees_its_slot(lab: Any, bench: Any) -> None:
     async def go() -> None:
         async with lab() as it:
             b = bench(it)
-            url = await b.start(slots=1, queue=0, first_token_seconds=5.0)
+            url = await b.start(slots=1, queue=0, first_token_ms=5000.0)
             await b.ready(url)
             task = asyncio.create_task(it.session.post(url + CHAT, json=ask()))
-            await it.until(lambda: b.api.server._running == 1)
+            await it.until(lambda: b.api._running == 1)
             task.cancel()
-            await it.until(lambda: b.api.server._running == 0, 1.0)
+            await it.until(lambda: b.api._running == 0, 1.0)
             assert await it.metric(url, 'vllm:request_success_total{finished_reason="abort"') == 1
 
     asyncio.run(go())
@@ -365,7 +366,7 @@ def test_stream_events_leave_one_by_one(lab: Any, bench: Any) -> None:
     async def go() -> None:
         async with lab() as it:
             b = bench(it)
-            url = await b.start(token_seconds=0.03)
+            url = await b.start(token_ms=30.0)
             await b.ready(url)
             async with it.session.post(url + CHAT, json=ask(stream=True)) as response:
                 arrivals = []

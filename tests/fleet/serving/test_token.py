@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def allocator_app(work: Path, token: str) -> web.Application:
 
 
 def server_app(work: Path, token: str) -> web.Application:
-    config = ServerConfig("amber", "n1", "m-1", "m", "chat", HOST, 0, "http://h:9", "", pool=("m",), token=token)
+    config = ServerConfig("amber", "n1", "m-1", replace(_model("m"), fine_tunes=1), HOST, 0, "http://h:9", token=token)
     return server.build(config)[0]
 
 
