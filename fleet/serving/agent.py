@@ -22,7 +22,7 @@ from collections.abc import AsyncIterator
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 import click
@@ -31,12 +31,13 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
+from fleet.serving.byhand import options, run_by_hand
 from fleet.serving.cache import CacheIndex
-from fleet.serving.config import MIB, AgentConfig
+from fleet.serving.config import AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
 from fleet.serving.relay import Flight
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
+from fleet.serving.serve import application, process_log, serve
 from fleet.serving.weights import Manifest, WeightObject, decode_manifest, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
@@ -114,11 +115,16 @@ class Agent:
     """The state of an agent process. Used from one event loop."""
 
     def __init__(
-        self, config: AgentConfig, session: aiohttp.ClientSession, registry: CollectorRegistry, log: logging.Logger
+        self,
+        config: AgentConfig,
+        session: aiohttp.ClientSession,
+        registry: CollectorRegistry,
+        events: EventLog,
+        log: logging.Logger,
     ) -> None:
         self._config = config
         self.cache = CacheIndex(config.cache_bytes)
-        self.events = EventLog()
+        self._events = events
         self._log = log
         self._metrics = AgentMetrics(config, self.cache, registry)
         self._download = Downloader(config, session, self._on_corrupt)
@@ -277,7 +283,7 @@ class Agent:
     def _on_corrupt(self, item: WeightObject, source: Source) -> None:
         self._metrics.corrupt(source.tier)
         self._log.warning("corrupt object %s from %s %s", item.sha256, source.tier, source.url)
-        self.events.append(
+        self._events.append(
             WEIGHTS_CORRUPT,
             cluster=self._config.cluster,
             node=self._config.node,
@@ -296,18 +302,15 @@ class AgentApi:
         self._registry = registry
         self._log = log
         self._link = TokenBucket(config.link_bytes_s)
+        self.events = EventLog()
         self.agent: Agent
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
         """Opens the agent's client session, and closes what is under way at the end."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-            self.agent = Agent(self._config, session, self._registry, self._log)
+            self.agent = Agent(self._config, session, self._registry, self.events, self._log)
             yield
             await self.agent.close()
-
-    async def end_streams(self, _: web.Application) -> None:
-        """For the application's shutdown."""
-        self.agent.events.close()
 
     async def fetch(self, request: web.Request) -> web.Response:
         """``POST /fetch``: 404 without such weights, 507 or 504 with the reason when they cannot be had."""
@@ -369,10 +372,6 @@ class AgentApi:
             return web.json_response({"error": "not known here"}, status=404)
         return web.Response(body=msgspec.json.encode(manifest), content_type="application/json")
 
-    async def get_events(self, request: web.Request) -> web.StreamResponse:
-        """``GET /events``."""
-        return await self.agent.events.handler(request)
-
 
 async def _cut(data: bytes, size: int) -> AsyncIterator[bytes]:
     for start in range(0, len(data), size):
@@ -383,17 +382,13 @@ def build_app(config: AgentConfig, log: logging.Logger | None = None) -> web.App
     """The agent as an application with a registry of its own."""
     registry = CollectorRegistry()
     api = AgentApi(config, registry, log or logging.Logger("agent"))
-    app = web.Application(middlewares=[token_guard(config.token)])
-    app.router.add_post("/fetch", api.fetch)
-    app.router.add_post("/release", api.release)
-    app.router.add_get("/objects/{sha256}", api.get_object)
-    app.router.add_get("/models/{model:.+}", api.get_model)
-    app.router.add_get("/events", api.get_events)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", metrics_handler(registry))
-    app.cleanup_ctx.append(api.lifetime)
-    app.on_shutdown.append(api.end_streams)
-    return app
+    routes = [
+        web.post("/fetch", api.fetch),
+        web.post("/release", api.release),
+        web.get("/objects/{sha256}", api.get_object),
+        web.get("/models/{model:.+}", api.get_model),
+    ]
+    return application(config.token, registry, routes, events=api.events, lifetime=api.lifetime)
 
 
 def run(config: AgentConfig) -> None:
@@ -403,22 +398,10 @@ def run(config: AgentConfig) -> None:
 
 
 @click.command()
-@click.option("--cluster", required=True)
-@click.option("--node", required=True)
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, required=True)
-@click.option("--cache-dir", type=click.Path(path_type=Path), required=True)
-@click.option("--cache-bytes", type=int, default=1024 * MIB, show_default=True, help="Byte budget of the cache.")
-@click.option("--store-url", "store_urls", multiple=True, required=True, help="Weight store; nearest first.")
-@click.option("--peer-url", "peer_urls", multiple=True, help="Agent of another node of the cluster.")
-@click.option("--far-peer-url", "far_peer_urls", multiple=True, help="Agent of another cluster's node.")
-@click.option(
-    "--link-bytes-s", type=float, default=0, show_default=True, help="The node's link, each way; 0 = no limit."
-)
-@click.option("--peer-fetch/--no-peer-fetch", default=False, show_default=True, help="Ask peers before stores.")
-def main(**options: object) -> None:
+@options(AgentConfig)
+def main(**given: Any) -> None:
     """Run a node's weight cache: POST /fetch {"model": NAME} brings a model's weights onto this node."""
-    run_by_hand(run, AgentConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
+    run_by_hand(run, AgentConfig(**given))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def _option(one: Field[Any], kind: Any, said: str, *by_hand: Any) -> Callable[[C
     default = by_hand[0] if by_hand else one.default
     how: dict[str, Any] = {"required": True}
     if default is not MISSING:
-        how = {"default": default, "show_default": bool(default)}
+        how = {"default": default, "show_default": default not in ("", (), None)}
     flag = "--" + one.name.replace("_", "-")
     if get_origin(kind) is tuple:
         inner = get_args(kind)[0]
@@ -68,14 +68,9 @@ fleet_file = click.option(
 )
 
 
-def token_by_hand() -> str:
-    """The token of a service that is started by hand; "" without one."""
-    return os.environ.get(TOKEN_VARIABLE, "")
-
-
 def run_by_hand(run: Callable[[Config], None], config: Config) -> None:
     """Runs it with the token of the environment; a known error becomes its message and hint, not a traceback."""
     try:
-        run(replace(config, token=token_by_hand()))  # type: ignore[type-var]
+        run(replace(config, token=os.environ.get(TOKEN_VARIABLE, "")))  # type: ignore[type-var]
     except BlackstartError as error:
         raise click.ClickException(f"{error.message}\n{error.hint}") from error

@@ -22,21 +22,19 @@ Clusters = Annotated[tuple[tuple[str, str], ...], "A cluster's name, and the URL
 
 @dataclass(frozen=True)
 class StoreConfig:
-    """A weight store: one account with one egress limit. ``root`` is what ``make_weights`` filled.
+    """A weight store: one account with one egress limit, which always counts. ``root`` is what ``make_weights`` filled.
 
-    ``cluster`` is where the account lives ("" = outside all: no link counts as cross-cluster).
-    ``cross_cluster_bytes_s`` limits each other cluster's link, 0 = no limit; the egress limit always counts.
-    ``max_queue``: object downloads in progress beyond which the store answers 503 ServerBusy.
+    For an account outside all clusters no link counts as cross-cluster.
     """
 
-    name: str
-    host: str
-    port: int
-    root: Path
-    egress_bytes_s: float
-    cluster: str = ""
-    cross_cluster_bytes_s: float = 0.0
-    max_queue: int = 64
+    name: Annotated[str, "Name in metrics.", "store"]
+    host: Host
+    port: Port
+    root: Annotated[Path, "Directory with weights."]
+    egress_bytes_s: Annotated[float, "Account egress limit, 0 = none.", 0.0]
+    cluster: Annotated[str, "Cluster that the account lives in; empty = outside all."] = ""
+    cross_cluster_bytes_s: Annotated[float, "Limit of each other cluster's link, 0 = none."] = 0.0
+    max_queue: Annotated[int, "Downloads at once; then 503 ServerBusy."] = 64
     retry_after_s: float = 0.25
     log_dir: Path | None = None
     token: str = field(default="", repr=False)
@@ -47,21 +45,20 @@ class AgentConfig:
     """A node's cache and agent. ``store_urls``: nearest first. ``peer_urls``: the other nodes of its cluster; only when
     none of them has an object or is getting it are ``far_peer_urls`` asked.
 
-    ``link_bytes_s``: the node's network link, each way; 0 = no limit of its own.
     ``fetch_timeout_s`` bounds a whole fetch of a model, retries after 503 and broken links included.
     """
 
-    cluster: str
-    node: str
-    host: str
-    port: int
-    cache_dir: Path
-    cache_bytes: int
-    store_urls: tuple[str, ...]
-    peer_urls: tuple[str, ...] = ()
-    far_peer_urls: tuple[str, ...] = ()
-    peer_fetch: bool = False
-    link_bytes_s: float = 0.0
+    cluster: Annotated[str, "Its cluster."]
+    node: Annotated[str, "Its node."]
+    host: Host
+    port: Port
+    cache_dir: Annotated[Path, "Directory of the cache."]
+    cache_bytes: Annotated[int, "Byte budget of the cache.", 1024 * MIB]
+    store_urls: Annotated[tuple[str, ...], "Weight store; nearest first (repeat)."]
+    peer_urls: Annotated[tuple[str, ...], "Agent of another node of the cluster (repeat)."] = ()
+    far_peer_urls: Annotated[tuple[str, ...], "Agent of another cluster's node (repeat)."] = ()
+    peer_fetch: Annotated[bool, "Ask peers before stores."] = False
+    link_bytes_s: Annotated[float, "The node's network link, each way; 0 = no limit of its own."] = 0.0
     connect_timeout_s: float = 0.5
     read_timeout_s: float = 5.0
     fetch_timeout_s: float = 600.0

@@ -22,8 +22,6 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from fleet.serving.byhand import run_by_hand as run_by_hand
-from fleet.serving.byhand import token_by_hand as token_by_hand
 from fleet.serving.events import EventLog
 from fleet.spec import Checks
 from history.errors import FleetError
@@ -101,15 +99,6 @@ async def healthz(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-def metrics_handler(registry: CollectorRegistry) -> Callable[[web.Request], Awaitable[web.Response]]:
-    """``GET /metrics`` of one process's own registry, in Prometheus text format."""
-
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-    return metrics
-
-
 def application(
     token: str,
     registry: CollectorRegistry,
@@ -125,8 +114,11 @@ def application(
     ``events``: what ``/events`` streams, until shutdown. ``lifetime``: what it opens once its loop runs, and closes
     at the end."""
 
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[token_guard(token, public)])
-    app.add_routes([*routes, web.get("/healthz", health), web.get("/metrics", metrics_handler(registry))])
+    app.add_routes([*routes, web.get("/healthz", health), web.get("/metrics", metrics)])
     if lifetime is not None:
         app.cleanup_ctx.append(lifetime)
     if events is not None:

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
+from fleet.serving.byhand import options, run_by_hand
 from fleet.serving.config import StoreConfig
-from fleet.serving.serve import healthz, metrics_handler, process_log, run_by_hand, serve, token_by_hand, token_guard
+from fleet.serving.serve import application, process_log, serve
 from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 
@@ -136,14 +137,13 @@ def build_app(config: StoreConfig) -> web.Application:
     """The store as an application with a registry of its own."""
     registry = CollectorRegistry()
     store = Store(config, registry)
-    app = web.Application(middlewares=[token_guard(config.token)])
-    app.router.add_get("/models/{model:.+}", store.get_model)
-    app.router.add_get("/objects/{sha256}", store.get_object)
-    app.router.add_get("/fault", store.fault)
-    app.router.add_post("/fault", store.fault)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/metrics", metrics_handler(registry))
-    return app
+    routes = [
+        web.get("/models/{model:.+}", store.get_model),
+        web.get("/objects/{sha256}", store.get_object),
+        web.get("/fault", store.fault),
+        web.post("/fault", store.fault),
+    ]
+    return application(config.token, registry, routes)
 
 
 def run(config: StoreConfig) -> None:
@@ -152,17 +152,10 @@ def run(config: StoreConfig) -> None:
 
 
 @click.command()
-@click.option("--name", default="store", show_default=True, help="Name in metrics.")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=int, required=True)
-@click.option("--root", type=click.Path(path_type=Path, exists=True), required=True, help="Directory with weights.")
-@click.option("--egress-bytes-s", type=float, default=0, show_default=True, help="Account egress limit, 0 = none.")
-@click.option("--cluster", default="", help="Cluster that the account lives in; empty = outside all.")
-@click.option("--cross-cluster-bytes-s", type=float, default=0, show_default=True, help="Limit of each other link.")
-@click.option("--max-queue", type=int, default=64, show_default=True, help="Downloads at once; then 503 ServerBusy.")
-def main(**options: object) -> None:
+@options(StoreConfig)
+def main(**given: Any) -> None:
     """Run a weight store: GET /models/NAME, GET /objects/SHA256?cluster=NAME."""
-    run_by_hand(run, StoreConfig(**options, token=token_by_hand()))  # type: ignore[arg-type]
+    run_by_hand(run, StoreConfig(**given))
 
 
 if __name__ == "__main__":

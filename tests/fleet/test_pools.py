@@ -18,6 +18,7 @@ from fleet.environments.local.addresses import Addresses
 from fleet.environments.local.layout import lay_out
 from fleet.forecast import forecast, placements_planned
 from fleet.serving.agent import Agent
+from fleet.serving.events import EventLog
 from fleet.serving.placement import slots_of
 from fleet.serving.routing import Replica, Routes, owners
 from fleet.serving.weights import make_weights
@@ -133,7 +134,7 @@ def test_an_agent_answers_seeded_models_from_its_own_disk(tmp_path: Path) -> Non
 
     async def fetch() -> tuple[str, int]:
         async with aiohttp.ClientSession() as session:
-            agent = Agent(config, session, CollectorRegistry(), logging.Logger("agent"))
+            agent = Agent(config, session, CollectorRegistry(), EventLog(), logging.Logger("agent"))
             fetched = await agent.fetch("c")
             return fetched.source, agent.cache.used_bytes
 

@@ -35,7 +35,7 @@ from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopolo
 from fleet.environments.local.control import PHASES, State, wish_of
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
+from fleet.serving.serve import application, process_log, serve
 from fleet.spec import ModelSpec
 from history.errors import FleetError
 from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
@@ -345,18 +345,18 @@ def build(adapter: Adapter, token: str) -> web.Application:
 
         return guarded
 
-    app = web.Application(middlewares=[token_guard(token), while_it_answers])
-    app.router.add_get("/readyz", adapter.readyz)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/nodes", only_connected(adapter.nodes))
-    app.router.add_get("/replicas", only_connected(adapter.replicas))
-    app.router.add_put("/replicas/{name}", adapter.put)
-    app.router.add_delete("/replicas/{name}", adapter.delete)
-    app.router.add_post("/replicas/{name}/state", adapter.state)
-    app.router.add_get("/targets", adapter.targets)
-    app.router.add_get("/events", adapter.follow)
-    app.router.add_get("/metrics", metrics_handler(adapter.registry))
-    app.cleanup_ctx.append(adapter.lifetime)
+    routes = [
+        web.get("/readyz", adapter.readyz),
+        web.get("/nodes", only_connected(adapter.nodes)),
+        web.get("/replicas", only_connected(adapter.replicas)),
+        web.put("/replicas/{name}", adapter.put),
+        web.delete("/replicas/{name}", adapter.delete),
+        web.post("/replicas/{name}/state", adapter.state),
+        web.get("/targets", adapter.targets),
+        web.get("/events", adapter.follow),
+    ]
+    app = application(token, adapter.registry, routes, lifetime=adapter.lifetime)
+    app.middlewares.append(while_it_answers)
     return app
 
 

@@ -31,7 +31,7 @@ from fleet.environments.local.scheduler import NodeState, ReplicaState, Schedule
 from fleet.environments.local.versions import FIRST_VERSION, VersionApi
 from fleet.serving.config import AgentConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import healthz, metrics_handler, process_log, serve, token_guard
+from fleet.serving.serve import application, process_log, serve
 from fleet.spec import ModelSpec
 from history.op import REPLICA_CREATED, REPLICA_FAILED, REPLICA_READY, REPLICA_WEIGHTS
 
@@ -120,10 +120,9 @@ class ControlPlane:
         self._metrics()
 
     async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Agents are started before the port is open; streams end at shutdown."""
+        """Agents are started before the port is open."""
         await self._kubelet.open()
         yield
-        self.events.close()
         await self._kubelet.close()
 
     async def readyz(self, _: web.Request) -> web.Response:
@@ -241,20 +240,17 @@ class ControlPlane:
 def build(config: ControlConfig, streams: dict[str, socket.socket], log: logging.Logger) -> web.Application:
     """The application; ``streams``: a connected socket to each node-init."""
     plane = ControlPlane(config, streams, log)
-    app = web.Application(middlewares=[token_guard(config.token)])
-    app.router.add_get("/readyz", plane.readyz)
-    app.router.add_get("/healthz", healthz)
-    app.router.add_get("/nodes", plane.nodes)
-    app.router.add_get("/replicas", plane.replicas)
-    app.router.add_put("/replicas/{name}", plane.put)
-    app.router.add_delete("/replicas/{name}", plane.delete)
-    app.router.add_post("/replicas/{name}/state", plane.state)
-    app.router.add_get("/targets", plane.targets)
-    app.router.add_get("/events", plane.events.handler)
-    app.router.add_routes(VersionApi(config.version).routes())
-    app.router.add_get("/metrics", metrics_handler(plane.registry))
-    app.cleanup_ctx.append(plane.lifetime)
-    return app
+    routes = [
+        web.get("/readyz", plane.readyz),
+        web.get("/nodes", plane.nodes),
+        web.get("/replicas", plane.replicas),
+        web.put("/replicas/{name}", plane.put),
+        web.delete("/replicas/{name}", plane.delete),
+        web.post("/replicas/{name}/state", plane.state),
+        web.get("/targets", plane.targets),
+        *VersionApi(config.version).routes(),
+    ]
+    return application(config.token, plane.registry, routes, events=plane.events, lifetime=plane.lifetime)
 
 
 def run(config: ControlConfig) -> None:
