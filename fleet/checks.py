@@ -164,7 +164,7 @@ def _homes(model: ModelSpec) -> tuple[str, ...]:
 
 
 def _capacity(spec: FleetSpec) -> Iterator[str]:
-    from fleet.planned import unplaced
+    from fleet.placement import unplaced
 
     if lines := unplaced(spec):
         need, have = sum(m.gpus * m.replicas for m in spec.models), sum(c.gpus for c in spec.clusters)

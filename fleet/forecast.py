@@ -9,32 +9,17 @@ promise (important models first, nobody displaced, exact packing on nodes; ``fle
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from fleet.packing import (
-    Admitted,
-    Slots,
-    admit_bounds,
-    at_most,
-    divide_each_other,
-    packs_by_counts,
-    short_gpus,
-)
-from fleet.planned import Replica, in_order, rooms_text
-from fleet.planned import placements_planned as placements_planned
+from fleet.packing import Admitted, Slots, admit_bounds, at_most, divide_each_other, packs_by_counts, short_gpus
+from fleet.placement import Placed, Slot, in_order, left_after, rooms_of, rooms_text, slot_of
+from fleet.placement import placements_planned as placements_planned
 from fleet.reload import Flow, fair_finish_s
 from fleet.spec import FleetSpec, ModelSpec
 from history.errors import UsageError
 from history.records import Forecast, ModelForecast, Placement
-
-
-@dataclass(frozen=True)
-class _Node:
-    cluster: str
-    name: str
-    free: int
 
 
 @dataclass(frozen=True)
@@ -69,16 +54,15 @@ class Losses:
         if unknown := sorted({p.model for p in placements} - models.keys()):
             raise UsageError(f"placements name {', '.join(unknown)}, no model of fleet {spec.name!r}")
         order = {model.name: number for number, model in enumerate(spec.models)}
-        used = Counter[str]()
-        self._lost: dict[str, list[Replica]] = {cluster.name: [] for cluster in spec.clusters}
+        standing: list[Placed] = []  # not by slot: while one moves home, two replicas fill it
+        self._lost: dict[str, list[Slot]] = {cluster.name: [] for cluster in spec.clusters}
+        rooms = {(room.cluster, room.node): room for room in rooms_of(spec)}
         for p in sorted(placements, key=lambda p: (order[p.model], _index(p))):
-            used[p.node] += models[p.model].gpus
-            self._lost.setdefault(p.cluster, []).append((models[p.model], _index(p)))
-        self._nodes = [
-            _Node(cluster.name, node.name, node.gpus - used[node.name])
-            for cluster in spec.clusters
-            for node in cluster.nodes
-        ]
+            slot = slot_of(models[p.model], _index(p))
+            self._lost.setdefault(p.cluster, []).append(slot)
+            standing.append((slot, rooms.get((p.cluster, p.node))))
+        self._models = models
+        self._rooms = left_after(standing, rooms.values())
         self._held = {(p.model, p.node) for p in placements}
         self._running = Counter(p.model for p in placements)
         self._store = {c.name: spec.stores_for(c.name)[0].name for c in spec.clusters}
@@ -87,28 +71,42 @@ class Losses:
         """The loss of ``victim``; rows of the models that it hits, or of every model."""
         self._spec.cluster(victim)
         wanted = in_order(self._lost[victim])
-        nodes = [node for node in self._nodes if node.cluster != victim]
-        free = [node.free for node in nodes]
-        needs = [model.gpus for model, _ in wanted]
-        admitted = admit_bounds(needs, free)
-        moved = []
-        left = list(free)
-        for (model, _), place in zip(wanted, admitted.places, strict=True):
-            if place is not None:
-                moved.append((model, nodes[place]))
-                left[place] -= model.gpus
-        lost = Counter(model.name for model, _ in wanted)
-        flows = self._flows(moved, lost)
-        rows = _Rows(wanted, admitted, moved, flows, fair_finish_s(self._spec, flows), free)
-        if not all(place is not None for place in admitted.places):
-            rows.left = rooms_text([(node.name, room) for node, room in zip(nodes, left, strict=True)])
+        rooms = [room for room in self._rooms if room.cluster != victim]
+        free = [room.free for room in rooms]
+        admitted = admit_bounds([slot.gpus for slot in wanted], free)
+        found = [None if place is None else rooms[place] for place in admitted.places]
+        places = list(zip(wanted, found, strict=True))
+        lost = Counter(slot.model for slot in wanted)
+        flows = self._flows(places, lost)
+        seconds, size = fair_finish_s(self._spec, flows), Counter[str]()
+        for flow in flows:
+            size[flow.model] += flow.bytes
+        nodes: dict[str, list[str]] = {}
+        for slot, room in places:
+            if room is not None:
+                nodes.setdefault(slot.model, []).append(room.node)
+        limits = _most(wanted, admitted, free)
+        left = rooms_text(left_after(places, rooms)) if None in found else ""
+
+        def row(model: ModelSpec) -> ModelForecast:
+            gone, there, limit = lost[model.name], nodes.get(model.name, []), limits[model.name]
+            return ModelForecast(
+                model=model.name,
+                replicas_lost=gone,
+                replicas_placeable=len(there),
+                fits=len(there) == gone,
+                reason=_reason(model.gpus, gone, len(there), limit, left or "no node"),
+                reload_bytes=size[model.name],
+                reload_s=seconds.get(model.name) if there else None,
+                replicas_placeable_at_most=limit if limit > len(there) else None,
+                nodes=tuple(there),
+            )
+
         return Forecast(
             victim=victim,
-            gpus_needed=sum(needs),
+            gpus_needed=sum(slot.gpus for slot in wanted),
             gpus_free=sum(free),
-            models=tuple(
-                rows.row(model, lost[model.name]) for model in self._spec.models if every_model or lost[model.name]
-            ),
+            models=tuple(row(model) for model in self._spec.models if every_model or lost[model.name]),
         )
 
     def all(self) -> Iterator[Forecast]:
@@ -119,14 +117,14 @@ class Losses:
         """Each loss of two at once, by bounds over sums (exact while sizes divide each other)."""
         sizes = {model.gpus for model in self._spec.models}
         names = [cluster.name for cluster in self._spec.clusters]
-        needs = {name: Counter(model.gpus for model, _ in self._lost[name]) for name in names}
+        needs = {name: Counter(slot.gpus for slot in self._lost[name]) for name in names}
         rooms: dict[str, Counter[int]] = {name: Counter() for name in names}
-        for node in self._nodes:
-            rooms[node.cluster][node.free] += 1
+        for room in self._rooms:
+            rooms[room.cluster][room.free] += 1
         slots = {name: Slots.of(rooms[name].elements(), sizes) for name in names}
-        every = Slots.of((node.free for node in self._nodes), sizes)
-        free = {name: sum(room * count for room, count in rooms[name].items()) for name in names}
-        all_rooms = Counter(node.free for node in self._nodes)
+        all_rooms = Counter(room.free for room in self._rooms)
+        every = Slots.of(all_rooms.elements(), sizes)
+        free = {name: sum(rooms[name].elements()) for name in names}
         for one, other in combinations(names, 2):
             both = needs[one] + needs[other]
             short = short_gpus(both, every.minus(slots[one]).minus(slots[other]))
@@ -141,94 +139,59 @@ class Losses:
                 short_gpus=short,
             )
 
-    def _flows(self, moved: Sequence[tuple[ModelSpec, _Node]], lost: Counter[str]) -> list[Flow]:
+    def _flows(self, places: Sequence[Placed], lost: Mapping[str, int]) -> list[Flow]:
         """What the stores must send: a node fetches a model once (without single flight: once a replica), not at all
         when it has it; with peer fetch the fleet's survivors fetch each model once, not at all when one of them has it
         (links between nodes: no limit)."""
-        anywhere = {model.name for model, _ in moved if self._running[model.name] > lost[model.name]}
+        anywhere = {slot.model for slot, _ in places if self._running[slot.model] > lost[slot.model]}
         here: set[tuple[str, str]] = set()
         flows = []
-        for model, node in moved:
-            at = (model.name, node.name)
-            peers = self._spec.switches.peer_fetch and model.name in anywhere
+        for slot, room in places:
+            if room is None:
+                continue
+            at = (slot.model, room.node)
+            peers = self._spec.switches.peer_fetch and slot.model in anywhere
             waits = at in here and self._spec.switches.single_flight
-            size = 0 if peers or at in self._held or waits else model.replica_bytes
+            size = 0 if peers or at in self._held or waits else self._models[slot.model].replica_bytes
             here.add(at)
-            anywhere.add(model.name)
-            flows.append(Flow(model.name, node.cluster, self._store[node.cluster], size))
+            anywhere.add(slot.model)
+            flows.append(Flow(slot.model, room.cluster, self._store[room.cluster], size))
         return flows
 
 
-class _Rows:
-    """One loss, a row a model."""
+def _most(wanted: Sequence[Slot], admitted: Admitted, free: Sequence[int]) -> Counter[str]:
+    """By model: no more of its lost replicas than this can find a place. What was found, where all is decided exactly;
+    elsewhere only what is decided for sure holds room against a model."""
+    placed = [place is not None for place in admitted.places]
+    most = Counter(slot.model for slot, there in zip(wanted, placed, strict=True) if there)
+    if admitted.sure == len(wanted):
+        return most
+    slots = Slots.of(free, {slot.gpus for slot in wanted})
+    sure = list(zip(wanted[: admitted.sure], placed, strict=False))
+    held = Counter(slot.gpus for slot, there in sure if there)
+    decided = Counter((slot.model, there) for slot, there in sure)
+    lost, gpus = Counter(slot.model for slot in wanted), {slot.model: slot.gpus for slot in wanted}
+    for model in [model for model in lost if most[model] < lost[model]]:
+        others = held - Counter({gpus[model]: decided[model, True]})
+        limit = min(lost[model] - decided[model, False], at_most(gpus[model], lost[model], others, slots))
+        most[model] = max(most[model], limit)
+    return most
 
-    def __init__(
-        self,
-        wanted: Sequence[Replica],
-        admitted: Admitted,
-        moved: Sequence[tuple[ModelSpec, _Node]],
-        flows: Sequence[Flow],
-        seconds: dict[str, float],
-        free: Sequence[int],
-    ) -> None:
-        self.left = ""
-        self._wanted, self._admitted, self._free = wanted, admitted, free
-        self._slots: Slots | None = None
-        self._held: Counter[int] = Counter()
-        self._decided: Counter[tuple[str, bool]] = Counter()
-        self._seconds = seconds
-        self._places: dict[str, tuple[str, ...]] = {}
-        for model, node in moved:
-            self._places[model.name] = (*self._places.get(model.name, ()), node.name)
-        self._bytes = Counter[str]()
-        for flow in flows:
-            self._bytes[flow.model] += flow.bytes
 
-    def row(self, model: ModelSpec, lost: int) -> ModelForecast:
-        places = self._places.get(model.name, ())
-        placed = len(places)
-        limit = placed if placed == lost else self._at_most(model, lost, placed)
-        if not lost:
-            reason = "no replica in the victim"
-        elif placed == lost:
-            reason = f"{_replicas(lost)} of {model.gpus} GPU(s) fit on the survivors"
-        elif limit > placed:
-            reason = (
-                f"of {_replicas(lost)} of {model.gpus} GPU(s) at least {placed} and at most {limit} find a node: these "
-                f"sizes do not divide each other, so both are bounds; left by the packing that was found: {self.left}"
-            )
-        else:
-            reason = (
-                f"{_replicas(lost - placed)} of {lost} lost find no node: each needs {model.gpus} GPU(s) on one node; "
-                f"left after all that fits: {self.left}"
-            )
-        return ModelForecast(
-            model=model.name,
-            replicas_lost=lost,
-            replicas_placeable=placed,
-            fits=placed == lost,
-            reason=reason,
-            reload_bytes=self._bytes[model.name],
-            reload_s=self._seconds.get(model.name) if placed else None,
-            replicas_placeable_at_most=limit if limit > placed else None,
-            nodes=places,
+def _reason(gpus: int, lost: int, placed: int, limit: int, left: str) -> str:
+    if not lost:
+        return "no replica in the victim"
+    if placed == lost:
+        return f"{_replicas(lost)} of {gpus} GPU(s) fit on the survivors"
+    if limit > placed:
+        return (
+            f"of {_replicas(lost)} of {gpus} GPU(s) at least {placed} and at most {limit} find a node: these "
+            f"sizes do not divide each other, so both are bounds; left by the packing that was found: {left}"
         )
-
-    def _at_most(self, model: ModelSpec, lost: int, placed: int) -> int:
-        """Only what is decided for sure holds room against this model."""
-        sure = self._admitted.sure
-        if sure == len(self._wanted):
-            return placed
-        if self._slots is None:
-            sizes = {other.gpus for other, _ in self._wanted}
-            self._slots = Slots.of(self._free, sizes)
-            for (other, _), place in zip(self._wanted[:sure], self._admitted.places, strict=False):
-                self._decided[other.name, place is not None] += 1
-                self._held[other.gpus] += place is not None
-        held = Counter(self._held)
-        held[model.gpus] -= self._decided[model.name, True]
-        out = self._decided[model.name, False]
-        return max(placed, min(lost - out, at_most(model.gpus, lost, held, self._slots)))
+    return (
+        f"{_replicas(lost - placed)} of {lost} lost find no node: each needs {gpus} GPU(s) on one node; "
+        f"left after all that fits: {left}"
+    )
 
 
 def _index(placement: Placement) -> int:

@@ -39,21 +39,6 @@ class Admitted:
     sure: int
 
 
-def pack(needs: Sequence[int], free: Sequence[int], *, limit: int = LIMIT) -> tuple[int, ...] | None:
-    """The node index for each need, in the order of ``needs``; None where no packing was found.
-
-    Exact while every size divides the next larger one; else best fit decreasing, then branch and bound of at most
-    ``limit`` steps. Sizes of 0 or less are an error of the caller.
-    """
-    sizes = Counter(needs)
-    if not _may_pack(sizes, Slots.of(free, sizes)):
-        return None
-    found = _best_fit(needs, free)
-    if found is None and len(needs) <= SEARCHABLE and not divide_each_other(sizes):
-        found = _Search(needs, free, [limit]).run()
-    return found
-
-
 def admit(needs: Sequence[int], free: Sequence[int]) -> tuple[int | None, ...]:
     """Takes ``needs`` in their order (most important first) as long as all taken together still pack.
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 import aiohttp
 import msgspec
 
-from fleet.serving.placement import Room
+from fleet.placement import Room
 from fleet.serving.serve import check
 from fleet.spec import Checks
 

@@ -13,10 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from fleet.serving.clients import ClusterClient, GatewayClient, Unanswered
-from fleet.serving.config import AllocatorConfig
-from fleet.serving.events import EventLog
-from fleet.serving.placement import (
+from fleet.placement import (
     Places,
     Room,
     Slot,
@@ -27,6 +24,9 @@ from fleet.serving.placement import (
     unplaceable_without,
     why_not,
 )
+from fleet.serving.clients import ClusterClient, GatewayClient, Unanswered
+from fleet.serving.config import AllocatorConfig
+from fleet.serving.events import EventLog
 from fleet.serving.serve import Tasks
 from history.clock import now_ns
 from history.op import DECIDED, DETECTED, FAILBACK, RETURNED, UNPLACEABLE
@@ -245,7 +245,7 @@ class Controller:
         return all(await asyncio.gather(*wanted))
 
     def _say_unplaceable(self, places: Places, rooms: Sequence[Room]) -> None:
-        left = left_after(places, rooms)
+        left = left_after(places.items(), rooms)
         reasons = {slot: why_not(slot, left) for slot, room in places.items() if room is None}
         for model in dict.fromkeys(slot.model for slot in reasons if slot not in self.unplaceable):
             reason = "; ".join(text for slot, text in reasons.items() if slot.model == model)

@@ -17,9 +17,9 @@ from fleet import fleets
 from fleet.environments.local.addresses import Addresses
 from fleet.environments.local.layout import lay_out
 from fleet.forecast import forecast, placements_planned
+from fleet.placement import slots_of
 from fleet.serving.agent import Agent
 from fleet.serving.events import EventLog
-from fleet.serving.placement import slots_of
 from fleet.serving.routing import Replica, Routes, owners
 from fleet.serving.weights import make_weights
 from fleet.spec import FleetSpec, ModelSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from fleet.fleets import micro, three_clusters
 from fleet.forecast import forecast, placements_planned
-from fleet.packing import pack
-from fleet.serving.placement import (
+from fleet.packing import admit
+from fleet.placement import (
     Places,
     Room,
     Slot,
     left_after,
     reallocate,
+    rooms_of,
     slots_of,
     spread,
     unplaceable_without,
@@ -46,18 +48,14 @@ models_drawn = st.lists(
 ).map(tuple)
 
 
-def rooms_of(spec: FleetSpec) -> tuple[Room, ...]:
-    return tuple(Room(c.name, n.name, n.gpus) for c in spec.clusters for n in c.nodes)
-
-
-def check_fits(places: Places, rooms: tuple[Room, ...]) -> None:
+def check_fits(places: Places, rooms: Sequence[Room]) -> None:
     used = Counter[str]()
     for slot, room in places.items():
         if room is not None:
             used[room.node] += slot.gpus
     for room in rooms:
         assert used[room.node] <= room.free
-        assert next(r for r in left_after(places, rooms) if r.node == room.node).free >= 0
+        assert next(r for r in left_after(places.items(), rooms) if r.node == room.node).free >= 0
 
 
 @given(models_drawn, rooms_drawn)
@@ -81,7 +79,7 @@ def test_a_slot_is_left_out_only_where_it_cannot_join_the_more_important_ones(
     assert [priority[s.model] for s in slots] == sorted((priority[s.model] for s in slots), reverse=True)
     taken: list[Slot] = []
     for slot, room in reallocate(slots, rooms).items():
-        fits = pack([s.gpus for s in (*taken, slot)], [r.free for r in rooms]) is not None
+        fits = None not in admit([s.gpus for s in (*taken, slot)], [r.free for r in rooms])
         assert fits == (room is not None)
         if room is not None:
             taken.append(slot)
@@ -95,7 +93,7 @@ def test_slots_are_at_home_unless_home_is_full(models: tuple[ModelSpec, ...], ro
         here = [slot for slot in slots if slot.home == cluster]
         away = [slot for slot in here if (room := places[slot]) is None or room.cluster != cluster]
         free = [room.free for room in rooms if room.cluster == cluster]
-        if here and pack([slot.gpus for slot in here], free) is not None:
+        if here and None not in admit([slot.gpus for slot in here], free):
             assert not away
 
 
@@ -111,7 +109,7 @@ def test_the_first_placement_is_the_planned_one(spec: FleetSpec) -> None:
 def test_a_loss_ends_as_the_forecast_says(spec: FleetSpec, victim: str) -> None:
     rooms = rooms_of(spec)
     before = spread(slots_of(spec.models), rooms)
-    free = left_after(before, rooms)
+    free = left_after(before.items(), rooms)
     lost = [slot for slot, room in before.items() if room and room.cluster == victim]
     survivors = tuple(room for room in free if room.cluster != victim)
     after = reallocate(lost, survivors)
