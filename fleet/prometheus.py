@@ -15,21 +15,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import requests
 from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
-from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
+from tenacity import RetryCallState, Retrying, retry_if_not_result, stop_after_delay, wait_fixed
 from urllib3.util.retry import Retry
 
 from fleet.protocols import Emit
 from history.clock import NS_PER_S, Anchor, now_ns
 from history.errors import UsageError
 from history.op import PROMETHEUS, QUERY, Op
-
-if TYPE_CHECKING:
-    from fleet.environments.local.layout import Layout
 
 ABSENT: Final = (
     "no program 'prometheus' in PATH; install the package prometheus of your distribution "
@@ -76,18 +73,6 @@ class ScrapeTarget:
     service: str
     cluster: str = ""
     node: str = ""
-
-
-def targets_of(layout: Layout) -> tuple[tuple[ScrapeTarget, ...], tuple[str, ...]]:
-    """The targets of a local fleet known beforehand, and the URLs at which each cluster lists its model servers."""
-    found = [ScrapeTarget(f"{store.host}:{store.port}", "store") for store in layout.stores]
-    found.append(ScrapeTarget(f"{layout.gateway.host}:{layout.gateway.port}", "gateway"))
-    found.append(ScrapeTarget(f"{layout.allocator.host}:{layout.allocator.port}", "allocator"))
-    for name, config in layout.clusters.items():
-        found.append(ScrapeTarget(f"{config.host}:{config.port}", "control-plane", name))
-        for node in config.nodes:
-            found.append(ScrapeTarget(f"{node.agent.host}:{node.agent.port}", "agent", name, node.name))
-    return tuple(found), tuple(f"{config.url}/targets" for config in layout.clusters.values())
 
 
 def configuration(static: Sequence[ScrapeTarget], target_urls: Sequence[str]) -> dict[str, Any]:
@@ -141,12 +126,13 @@ def wait_ready(url: str, limit_s: float = _READY_S) -> bool:
         except requests.RequestException:
             return False
 
-    try:
-        return Retrying(
-            stop=stop_after_delay(limit_s), wait=wait_fixed(0.05), retry=retry_if_result(lambda result: not result)
-        )(ready)
-    except RetryError:
-        return False
+    again = retry_if_not_result(bool)
+    until = Retrying(stop=stop_after_delay(limit_s), wait=wait_fixed(0.05), retry=again, retry_error_callback=_never)
+    return until(ready)
+
+
+def _never(_: RetryCallState) -> bool:
+    return False
 
 
 def record(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -119,6 +119,9 @@ class ModelSpec:
         return tuple((name, self.share * w / sum(weights)) for name, w in zip(self.pool, weights, strict=True))
 
 
+Thing = TypeVar("Thing", ClusterSpec, ModelSpec)
+
+
 @dataclass(frozen=True)
 class StoreSpec:
     """A weight store: one account with one egress limit. ``cluster``: the cluster that it stands beside, "" = none.
@@ -202,19 +205,18 @@ class FleetSpec:
 
     def cluster(self, name: str) -> ClusterSpec:
         """The cluster of that name; ``UsageError`` that lists the names there are."""
-        for cluster in self.clusters:
-            if cluster.name == name:
-                return cluster
-        known = ", ".join(c.name for c in self.clusters)
-        raise UsageError(f"{name!r} is no cluster of fleet {self.name!r}", hint=f"its clusters are: {known}")
+        return self._named(name, "cluster", self.clusters)
 
     def model(self, name: str) -> ModelSpec:
         """The model of that name; ``UsageError`` that lists the names there are."""
-        for model in self.models:
-            if model.name == name:
-                return model
-        known = ", ".join(m.name for m in self.models)
-        raise UsageError(f"{name!r} is no model of fleet {self.name!r}", hint=f"its models are: {known}")
+        return self._named(name, "model", self.models)
+
+    def _named(self, name: str, what: str, things: tuple[Thing, ...]) -> Thing:
+        for thing in things:
+            if thing.name == name:
+                return thing
+        known = ", ".join(thing.name for thing in things)
+        raise UsageError(f"{name!r} is no {what} of fleet {self.name!r}", hint=f"its {what}s are: {known}")
 
     def stores_for(self, cluster: str) -> tuple[StoreSpec, ...]:
         """All stores in the order that nodes of ``cluster`` ask them: beside it, beside none, beside others."""

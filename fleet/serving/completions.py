@@ -23,10 +23,8 @@ DONE: Final = b"data: [DONE]\n\n"
 _WORDS: Final = tuple(f" {a}{b}{c}" for a in "bdfgklmn" for b in "aeio" for c in "lmnprstz")
 """256 words, each a token."""
 
-_PATHS: Final = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION, "/v1/embeddings": EMBEDDING}
+KIND_OF_PATH: Final = {"/v1/chat/completions": CHAT, "/v1/completions": COMPLETION, "/v1/embeddings": EMBEDDING}
 _OBJECTS: Final = {CHAT: "chat.completion", COMPLETION: "text_completion", EMBEDDING: "list"}
-
-KIND_OF_PATH: Final = _PATHS
 
 
 class _Body(msgspec.Struct, frozen=True):
@@ -60,7 +58,7 @@ class Question:
 
 def parse(path: str, body: bytes) -> Question:
     """Reads a request body; ``UsageError`` with what is wrong."""
-    kind = _PATHS[path]
+    kind = KIND_OF_PATH[path]
     try:
         asked = _decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

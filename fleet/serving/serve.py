@@ -52,46 +52,38 @@ def serve(
 
     ``listening``: a socket that has the address already. ``FleetError`` when the address cannot be bound.
     """
-    asyncio.run(_serve(app, host, port, log, drain, listening))
 
-
-async def _serve(
-    app: web.Application,
-    host: str,
-    port: int,
-    log: logging.Logger,
-    drain: Drain | None,
-    listening: socket.socket | None,
-) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=log,
-        handler_cancellation=True,  # a client that hangs up cancels its handler: that is how 499 is seen
-        keepalive_timeout=KEEP_ALIVE_S,
-        shutdown_timeout=SHUTDOWN_S,
-    )
-    await runner.setup()
-    try:
+    async def until_told() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            logger=log,
+            handler_cancellation=True,  # a client that hangs up cancels its handler: that is how 499 is seen
+            keepalive_timeout=KEEP_ALIVE_S,
+            shutdown_timeout=SHUTDOWN_S,
+        )
+        await runner.setup()
+        site = web.SockSite(runner, listening) if listening else web.TCPSite(runner, host, port, backlog=1024)
         try:
-            site = web.SockSite(runner, listening) if listening else web.TCPSite(runner, host, port, backlog=1024)
             await site.start()
+            log.info("serving on %s:%d, pid %d", host, port, os.getpid())
+            await stop.wait()
+            if drain is not None:
+                await drain()
         except OSError as error:
             raise FleetError(
                 f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
                 hint="another process holds this port, or the address is not this machine's; choose another",
             ) from error
-        log.info("serving on %s:%d, pid %d", host, port, os.getpid())
-        await stop.wait()
-        if drain is not None:
-            await drain()
-    finally:
-        await runner.cleanup()
-        log.info("ended")
+        finally:
+            await runner.cleanup()
+            log.info("ended")
+
+    asyncio.run(until_told())
 
 
 async def healthz(_: web.Request) -> web.Response:

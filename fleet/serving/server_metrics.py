@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -34,27 +34,14 @@ class ServerMetrics:
             ("model_gpu_memory_bytes", "Bytes of weights in GPU memory.", gpu_bytes),
         ):
             Gauge(metric, text, ["model_name"], registry=registry).labels(name).set_function(read)
-        self._e2e = Histogram(
-            "vllm:e2e_request_latency_seconds",
-            "From arrival to the last byte.",
-            ["model_name"],
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        ).labels(name)
-        self._first = Histogram(
-            "vllm:time_to_first_token_seconds",
-            "From arrival to the first token.",
-            ["model_name"],
-            buckets=_REQUEST_BUCKETS,
-            registry=registry,
-        ).labels(name)
-        self._inter = Histogram(
-            "vllm:inter_token_latency_seconds",
-            "Between tokens of a streamed answer (its mean, once an answer).",
-            ["model_name"],
-            buckets=_TOKEN_BUCKETS,
-            registry=registry,
-        ).labels(name)
+
+        def seconds(metric: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(metric, text, ["model_name"], buckets=buckets, registry=registry).labels(name)
+
+        self._e2e = seconds("vllm:e2e_request_latency_seconds", "From arrival to the last byte.", _REQUEST_BUCKETS)
+        self._first = seconds("vllm:time_to_first_token_seconds", "From arrival to the first token.", _REQUEST_BUCKETS)
+        text = "Between tokens of a streamed answer (its mean, once an answer)."
+        self._inter = seconds("vllm:inter_token_latency_seconds", text, _TOKEN_BUCKETS)
         success = Counter(
             "vllm:request_success", "Complete answers.", ["model_name", "finished_reason"], registry=registry
         )

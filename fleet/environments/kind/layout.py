@@ -123,10 +123,7 @@ def services(state: FleetState, folder: Folder, prometheus_argv: tuple[str, ...]
 
 def scrape_targets(state: FleetState, folder: Folder) -> tuple[tuple[ScrapeTarget, ...], tuple[str, ...]]:
     """What Prometheus is told beforehand, and the URLs where it hears of the rest."""
-    layout = lay_out(state, folder)
-    found = [ScrapeTarget(f"{store.host}:{store.port}", "store") for store in layout.stores]
-    found.append(ScrapeTarget(f"{PLAIN}:{layout.gateway.port}", "gateway"))
-    found.append(ScrapeTarget(f"{PLAIN}:{layout.allocator.port}", "allocator"))
+    found, _ = lay_out(state, folder).scrape_targets()
     configs = adapters(state, folder)
-    found += [ScrapeTarget(f"{one.host}:{one.port}", "control-plane", one.topology.name) for one in configs]
-    return tuple(found), tuple(f"{config.url}/targets" for config in configs)
+    planes = (ScrapeTarget(f"{one.host}:{one.port}", "control-plane", one.topology.name) for one in configs)
+    return (*found, *planes), tuple(f"{config.url}/targets" for config in configs)

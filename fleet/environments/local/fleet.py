@@ -314,7 +314,7 @@ class LocalFleet(StoreFaults):
         assert self._addresses is not None
         host = self._addresses.outside
         port = addresses.Ports().take(host)
-        argv = prometheus.command(binary, work_dir / "prometheus", host, port, *prometheus.targets_of(layout))
+        argv = prometheus.command(binary, work_dir / "prometheus", host, port, *layout.scrape_targets())
         self.ask_zygote(Execute("prometheus", argv, logs / "prometheus.out"))
         url = f"http://{host}:{port}"
         if prometheus.wait_ready(url):

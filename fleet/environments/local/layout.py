@@ -11,7 +11,8 @@ from pathlib import Path
 
 from fleet.environments.local.addresses import Addresses, Ports
 from fleet.environments.local.control import ControlConfig, NodeConfig
-from fleet.forecast import placements_planned
+from fleet.placement import placements_planned
+from fleet.prometheus import ScrapeTarget
 from fleet.protocols import Cluster
 from fleet.serving.config import AgentConfig, AllocatorConfig, GatewayConfig, StoreConfig
 from fleet.serving.routing import owners
@@ -45,6 +46,17 @@ class Layout:
     def allocator_url(self) -> str:
         """The controller's base URL."""
         return f"http://{self.allocator.host}:{self.allocator.port}"
+
+    def scrape_targets(self) -> tuple[tuple[ScrapeTarget, ...], tuple[str, ...]]:
+        """What Prometheus is told beforehand, and the URLs at which each cluster lists its model servers."""
+        found = [ScrapeTarget(f"{store.host}:{store.port}", "store") for store in self.stores]
+        found.append(ScrapeTarget(f"{self.gateway.host}:{self.gateway.port}", "gateway"))
+        found.append(ScrapeTarget(f"{self.allocator.host}:{self.allocator.port}", "allocator"))
+        for name, config in self.clusters.items():
+            found.append(ScrapeTarget(f"{config.host}:{config.port}", "control-plane", name))
+            for node in config.nodes:
+                found.append(ScrapeTarget(f"{node.agent.host}:{node.agent.port}", "agent", name, node.name))
+        return tuple(found), tuple(f"{config.url}/targets" for config in self.clusters.values())
 
     @property
     def weights(self) -> Path:

@@ -10,9 +10,8 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
@@ -22,6 +21,7 @@ from fleet.environments.local.processes import tail
 from fleet.environments.local.scheduler import ReplicaState, Scheduler
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
+from fleet.serving.serve import Tasks
 from history.op import REPLICA_FAILED, REPLICA_GONE, REPLICA_PENDING, REPLICA_SCHEDULED, REPLICA_STARTED
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class Kubelet:
         self._sockets = streams
         self._log = log
         self._writers: dict[str, asyncio.StreamWriter] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(log)
         self._ports = Ports()
         self._agent_crashes: dict[str, int] = {}
 
@@ -62,14 +62,12 @@ class Kubelet:
         """Connects to the node-inits, starts every agent, and watches."""
         for number, (name, stream) in enumerate(self._sockets.items(), 1):
             reader, self._writers[name] = await asyncio.open_connection(sock=stream)
-            self._spawn(self._follow(name, reader))
-            self._spawn(self._provision(self._nodes[name], number * self._config.provision_node_s))
+            self._tasks.spawn(self._follow(name, reader))
+            self._tasks.spawn(self._provision(self._nodes[name], number * self._config.provision_node_s))
 
     async def close(self) -> None:
         """Stops watching; the node-inits see their sockets close and kill what they forked."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.close()
         for writer in self._writers.values():
             writer.close()
 
@@ -147,7 +145,7 @@ class Kubelet:
             self.schedule()
         else:
             replica.phase, replica.reason = "Scheduled", ""
-            self._spawn(self._start_later(replica, BACKOFF_S * 2 ** (replica.crashes - 1)))
+            self._tasks.spawn(self._start_later(replica, BACKOFF_S * 2 ** (replica.crashes - 1)))
 
     async def _start_later(self, replica: ReplicaState, delay_s: float) -> None:
         await asyncio.sleep(delay_s)
@@ -195,7 +193,7 @@ class Kubelet:
         self._log.error("agent of %s ended with %d, start %d of %d: %s", node.name, code, crashes, MAX_STARTS, said)
         if crashes < MAX_STARTS:
             self._start_agent(node)
-            self._spawn(self._register(node))
+            self._tasks.spawn(self._register(node))
 
     async def _follow(self, node: str, reader: asyncio.StreamReader) -> None:
         """Hears a node-init; when it is gone, so is its node (its children die with it)."""
@@ -219,11 +217,6 @@ class Kubelet:
 
     def _server_log(self, replica: ReplicaState) -> Path:
         return self._config.logs / f"server-{replica.name}.out"
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     def _event(self, kind: str, replica: ReplicaState, *, t_emitted: int | None = None, **detail: object) -> None:
         self._events.append(
