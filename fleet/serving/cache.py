@@ -44,11 +44,6 @@ class CacheIndex:
         entry = self._entries.get(sha256)
         return entry is not None and entry.present
 
-    @property
-    def in_use_bytes(self) -> int:
-        """Bytes that cannot be evicted now."""
-        return sum(entry.bytes for entry in self._entries.values() if entry.pins)
-
     def admit(self, objects: Sequence[WeightObject]) -> Admission | None:
         """Pins all ``objects``, takes space for those not known; None, and nothing changed, while they do not fit.
 

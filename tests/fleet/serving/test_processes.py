@@ -156,11 +156,22 @@ def test_a_fleet_file_that_is_none_is_a_sentence_and_no_traceback(spawn: Spawn, 
     assert "Traceback" not in said
 
 
-@pytest.mark.parametrize("module", ["store", "agent", "server", "gateway", "allocator"])
-def test_help_names_every_option(module: str, spawn: Spawn) -> None:
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("store", {"--name", "--root", "--egress-bytes-s", "--cluster", "--cross-cluster-bytes-s", "--max-queue"}),
+        ("agent", {"--cluster", "--node", "--cache-dir", "--cache-bytes", "--store-url", "--peer-url", "--peer-fetch"}),
+        ("server", {"--replica", "--model", "--fleet", "--agent-url", "--control-url", "--access-log"}),
+        ("gateway", {"--cluster", "--fleet"}),
+        ("allocator", {"--cluster", "--fleet", "--gateway-url"}),
+    ],
+)
+def test_help_names_every_option_and_what_it_is(module: str, options: set[str], spawn: Spawn) -> None:
     said, _ = spawn(module, "--help").communicate(timeout=20)
-    assert "--port" in said
     assert "Run " in said
+    lines = {line.split()[0]: line for line in said.splitlines() if line.strip().startswith("--")}
+    assert options | {"--host", "--port"} <= lines.keys()
+    assert all(len(line.split()) > 2 for line in lines.values()), "each says what it is"
 
 
 def gateway_in_front(it: Any, control_plane: Any, chain: Chain, **changes: Any) -> Any:
