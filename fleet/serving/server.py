@@ -224,52 +224,34 @@ class ModelServer:
     ) -> web.StreamResponse:
         if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
             tier, self._first_tier = self._first_tier, ""
-        headers = {"x-served-by": self._place, "x-weights": tier}
         slower = self._model.cold_factor if self._generated < self._model.cold_requests else 1.0
+        first_ms, token_ms = self._model.first_token_ms * slower, self._model.token_ms * slower
         self._generated += 1
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
+        response = web.StreamResponse(headers={"x-served-by": self._place, "x-weights": tier})
         if question.stream:
-            return await self._stream(request, question, answer, headers, start_ns, slower)
-        took_ms = self._model.first_token_ms + question.tokens * self._model.token_ms
-        await asyncio.sleep(took_ms * slower / 1000)
-        response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
-        self._mark_draining(response)
-        first_ns = now_ns()
-        await response.prepare(request)
-        await response.write_eof()
-        self._done(question, start_ns, first_ns)
-        return response
-
-    async def _stream(
-        self,
-        request: web.Request,
-        question: Question,
-        answer: Answer,
-        headers: dict[str, str],
-        start_ns: int,
-        slower: float,
-    ) -> web.StreamResponse:
-        response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
-        response.content_type = "text/event-stream"
-        response.enable_chunked_encoding()
-        due_ns = now_ns() + round(self._model.first_token_ms * slower * NS_PER_MS)
-        first_ns = 0
-        for chunk in answer.chunks():
+            chunks = answer.chunks()
+            response.content_type, response.headers["Cache-Control"] = "text/event-stream", "no-cache"
+            response.enable_chunked_encoding()
+        else:
+            chunks = [answer.whole()]
+            response.content_type, response.content_length = "application/json", len(chunks[0])
+            first_ms += question.tokens * token_ms
+        due_ns, first_ns = now_ns() + round(first_ms * NS_PER_MS), 0
+        for chunk in chunks:
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
-            due_ns += round(self._model.token_ms * slower * NS_PER_MS)
+            due_ns += round(token_ms * NS_PER_MS)
             if not first_ns:
-                self._mark_draining(response)
+                if self.draining:
+                    response.headers["x-draining"] = "1"
                 first_ns = now_ns()
                 await response.prepare(request)  # headers leave with the first token
             await response.write(chunk)
-        await response.write(answer.end())
+        if question.stream:
+            await response.write(answer.end())
         await response.write_eof()
         self._done(question, start_ns, first_ns)
         return response
-
-    def _mark_draining(self, response: web.StreamResponse) -> None:
-        if self.draining:
-            response.headers["x-draining"] = "1"
 
     def _done(self, question: Question, start_ns: int, first_ns: int) -> None:
         done_ns = now_ns()
