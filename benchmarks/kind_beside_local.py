@@ -79,5 +79,6 @@ def main(folders: list[Path]) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit(__doc__)
-    main([Path(word) for word in sys.argv[1:]])
+        print(f"skipped: no runs were named.\n{__doc__}")
+    else:
+        main([Path(word) for word in sys.argv[1:]])

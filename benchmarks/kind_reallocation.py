@@ -50,5 +50,6 @@ def told(what: str, value_s: float, bar_s: float) -> bool:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit(__doc__)
+        print(f"skipped: no run was named.\n{__doc__}")
+        sys.exit(0)
     sys.exit(main(Path(sys.argv[1])))
