@@ -161,7 +161,7 @@ def _send(environment: Any) -> None:
     if runner.client_id not in plan["workers"]:
         log.warning("this worker came after the start: it has no slice and sends nothing")
         return
-    sender = _sender(RunDirectory(Path(plan["run"])), plan["workers"].index(runner.client_id), environment, plan)
+    sender = _sender(environment, RunDirectory(Path(plan["run"])), plan["workers"])
     _SENDERS.insert(0, sender)
     log.info("%s", go_first())
     gc.collect()
@@ -178,11 +178,12 @@ def _run(environment: Any, sender: Sender) -> None:
         _fail(environment, sender.exit_code, f"the load stopped: {failure}")
 
 
-def _sender(run: RunDirectory, index: int, environment: Any, plan: dict[str, Any]) -> Sender:
+def _sender(environment: Any, run: RunDirectory, workers: list[str]) -> Sender:
+    index = workers.index(environment.runner.client_id)
     header, schedule, name = run.read_header(), run.read_schedule(), f"load-{index}"
     if run.ops_file(name).exists():
         raise BlackstartError(f"{run.ops_file(name)} exists: this plan was sent before", hint="prepare a new run")
-    seq = slice_of(len(schedule), index, len(plan["workers"]))
+    seq = slice_of(len(schedule), index, len(workers))
     part = Slice(index, seq.tolist(), schedule.offset_ns[seq].tolist(), schedule.entry[seq].tolist())
     load = header.load
     asks = asks_of(header.target, header.mix, Op(source=LOAD, process=name, kind="", t_intended=0, outcome="unknown"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from drills.engine.nouns.faults import Fault
@@ -46,17 +46,8 @@ class OpenLoop(Located):
 
     def spec(self, horizon_s: float, seed: int) -> LoadSpec:
         """The record that the load process reads."""
-        return LoadSpec(
-            shape=self.shape,
-            rate_rps=self.rate_rps,
-            good_within_ms=self.good_within_ms,
-            connect_timeout_s=self.connect_timeout_s,
-            total_timeout_s=self.total_timeout_s,
-            horizon_s=horizon_s,
-            seed=seed,
-            rate_from_rps=self.rate_from_rps,
-            ramp_s=self.ramp_s,
-        )
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("processes", "where")}
+        return LoadSpec(**own, horizon_s=horizon_s, seed=seed)
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,24 @@ class Journal:
 
 @dataclass(frozen=True)
 class JournalState:
-    """What a journal says. ``healed``: nothing of the run can be left. ``hurt``: clusters with an open intent."""
+    """What a journal says. ``healed``: nothing of the run can be left. ``hurt``: targets with an open intent."""
 
     begun: bool = False
     healed: bool = False
     environment: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     hurt: tuple[str, ...] = ()
-    damaged: int = 0
+
+
+class _Entry(msgspec.Struct):
+    entry: str
+    environment: str = ""
+    facts: dict[str, Any] = {}
+    target: str = ""
+    healed: bool = False
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
 
 
 def read_journal(path: Path) -> JournalState:
@@ -51,28 +61,21 @@ def read_journal(path: Path) -> JournalState:
     except OSError:
         return JournalState()
     begun = healed = False
-    environment, damaged = "", 0
-    facts: dict[str, Any] = {}
-    hurt: dict[str, bool] = {}
+    environment, facts, hurt = "", dict[str, Any](), dict[str, bool]()
     for line in filter(None, lines):
         try:
-            entry = msgspec.json.decode(line, type=dict[str, Any])
+            entry = _decode(line)
         except (msgspec.MsgspecError, ValueError, RecursionError):
-            damaged += 1
             continue
-        kind, found = entry.get("entry"), entry.get("facts")
-        if kind in ("begin", "fleet"):
+        if entry.entry in ("begin", "fleet", "intent"):
             begun, healed = True, False
-            environment = str(entry.get("environment") or environment)
-            facts |= found if isinstance(found, dict) else {}
-        elif kind == "intent":
-            begun, healed = True, False
-            hurt[str(entry.get("target") or entry.get("cluster") or "")] = True
-        elif kind == "outcome" and entry.get("healed") is True:
-            hurt.pop(str(entry.get("target") or entry.get("cluster") or ""), None)
-        elif kind in ("end", "restored"):
+            environment, facts = entry.environment or environment, facts | entry.facts
+            hurt |= {entry.target: True} if entry.entry == "intent" else {}
+        elif entry.entry == "outcome" and entry.healed:
+            hurt.pop(entry.target, None)
+        elif entry.entry in ("end", "restored"):
             begun, healed, hurt = True, True, {}
-    return JournalState(begun, healed, environment, facts, tuple(hurt), damaged)
+    return JournalState(begun, healed, environment, facts, tuple(hurt))
 
 
 def append_line(path: Path, record: Any) -> None:

@@ -19,7 +19,6 @@ from drills.engine.safety.lock import Locks, state_dir
 from drills.engine.safety.refusals import Protected, Refusal, before
 from fleet.environments import lock_targets, open_fleet
 from fleet.forecast import forecast, placements_planned
-from fleet.protocols import Fleet
 from fleet.spec import FleetSpec
 from history.clock import NS_PER_S
 from history.errors import Refused, UsageError
@@ -86,21 +85,24 @@ def make_plan(
     forecasts = tuple(forecast(drill.fleet, placements, victim) for victim in victims)
     holds, impossible = hold_times(drill, forecasts)
     fleet = open_fleet(environment, drill.fleet)
-    impossible += unsupported(drill, fleet)
+    clusters = {cluster.name: cluster for cluster in fleet.clusters}
+    subjects = [(fault, clusters.get(fault.cluster, fleet)) for fault in drill.faults]
+    for fault, subject in subjects:
+        if reason := fault.unsupported(subject):
+            impossible.append(fault.problem(f"fault in {fault.target}: {reason}"))
     if impossible:
         raise Refused(
             f"{file.name} cannot be carried out as it stands",
             problems=tuple(map(str, impossible)),
             hint="observe longer, raise the rate, ask for a lower ratio, or choose another fault or environment",
         )
-    clusters = {cluster.name: cluster for cluster in fleet.clusters}
     expectation = expect(drill, forecasts)
     return Plan(
         file=file,
         drill=drill,
         environment=environment,
         seed=seed,
-        marks=tuple(fault.mark(clusters.get(fault.cluster, fleet)) for fault in drill.faults),
+        marks=tuple(fault.mark(subject) for fault, subject in subjects),
         forecasts=forecasts,
         holds=tuple(holds),
         expectation=expectation,
@@ -140,14 +142,3 @@ def hold_times(drill: Drill, forecasts: tuple[Forecast, ...]) -> tuple[list[Hold
                     )
                 )
     return found, impossible
-
-
-def unsupported(drill: Drill, fleet: Fleet) -> list[Problem]:
-    """Faults that this environment cannot do."""
-    found = []
-    clusters = {cluster.name: cluster for cluster in fleet.clusters}
-    for fault in drill.faults:
-        cluster = clusters.get(fault.cluster)
-        if reason := fault.unsupported(cluster or fleet):
-            found.append(Problem(fault.where, f"fault in {fault.target}: {reason}"))
-    return found
