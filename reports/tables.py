@@ -11,20 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from assertions.result import FaultResult, Result
+from assertions.result import Result
 from assertions.scopes import Load
 from history.op import NEVER
-from reports.facts import worst_first
 from reports.metrics import Line
 from reports.series import Bins, Shares, quantile
-from reports.words import NONE, interval, milliseconds, number, one_line, percent, seconds
+from reports.words import NONE, milliseconds, number, one_line, percent, seconds
 
 MAX_BIN_ROWS = 60
 MAX_ERRORS = 20
 MAX_SLOWEST = 10
-MAX_MODELS = 200
-MAX_FORECASTS = 100
-_BOUNDED = ("detected", "decided", "scheduled", "weights", "ready", "warm", "full_capacity")
 
 
 @dataclass(frozen=True)
@@ -118,17 +114,6 @@ def slowest(load: Load) -> Table:
     return Table(("model", "served by", "outcome", "sent at", "took", "seq"), tuple(cells), text_columns=3)
 
 
-def new_connections(result: Result) -> Table:
-    """The outage of each affected model as the canary saw it; its probes count in no error rate."""
-    rows = []
-    for name, m in result.models.items():
-        if m.victims:
-            back = interval(m.canary_back_s) if m.canary_back_s else "no probe failed"
-            rows.append((one_line(name, 80), back, seconds(m.first_success_s), f"{m.canary_failed:,}"))
-    head = ("model", "new connections served again", "load: first success", "failed probes")
-    return Table(head, tuple(rows[:MAX_BIN_ROWS]))
-
-
 def steady_state(load: Load, result: Result) -> Table:
     """Windows of the fleet side by side: rate, good share, quantiles of complete answers."""
     rows = []
@@ -150,57 +135,6 @@ def steady_state(load: Load, result: Result) -> Table:
             )
         )
     return Table(("window", "when", "rate", "good", "p50", "p95", "p99"), tuple(rows), text_columns=2)
-
-
-def models(result: Result) -> Table:
-    """The phase clock of every model, worst first."""
-    ranked = worst_first(result.models)
-    rows = []
-    for name, m in ranked[:MAX_MODELS]:
-        back, recovered = interval(m.service_back_s), interval(m.recovered_s)
-        if m.unaffected:
-            back = recovered = "unaffected"
-        at = [interval(b) if (b := m.bounds.get(key)) else seconds(getattr(m, f"{key}_s")) for key in _BOUNDED]
-        before, after = (seconds(m.first_success_s), back, recovered, seconds(m.hold_certified_s)), at[-2:]
-        counts = (f"{m.bad:,}", f"{m.unknown:,}", f"{m.sent:,}")
-        rows.append((one_line(name, 80), one_line(m.model_class, 40), *at[:-2], *before, *after, *counts))
-    left = len(ranked) - MAX_MODELS
-    note = f"{left:,} better models are left out here; result.json has all." if left > 0 else ""
-    head = ("model", "class", "detected", "decided", "scheduled", "weights", "ready", "first success", "service back")
-    tail = ("recovered", "hold certified", "warm", "full capacity", "bad", "unknown", "sent")
-    return Table((*head, *tail), tuple(rows), note, text_columns=2)
-
-
-def forecast(result: Result) -> Table:
-    """What was forecast for each model beside what it did; the column for reasons only where there is one."""
-    fits = {True: "✓ fits", False: "✗ does not fit"}
-    rows = [
-        (
-            one_line(row.model, 80),
-            "? only bounds" if row.fits_forecast is None else fits[row.fits_forecast],
-            "? not seen" if row.fits_actual is None else fits[row.fits_actual],
-            one_line(row.reason, 160),
-            seconds(row.reload_s_forecast),
-            seconds(row.reload_s_actual),
-            NONE if row.ratio is None else f"{row.ratio:.1f}×",
-        )
-        for row in result.forecast[:MAX_FORECASTS]
-    ]
-    left = len(result.forecast) - MAX_FORECASTS
-    note = f"{left:,} more models are left out here." if left > 0 else ""
-    head = ("model", "fits: forecast", "fits: actual", "why not", "reload: forecast", "reload: actual", "ratio")
-    if any(row[3] for row in rows):
-        return Table(head, tuple(rows), note, text_columns=4)
-    return Table(head[:3] + head[4:], tuple(row[:3] + row[4:] for row in rows), note, text_columns=3)
-
-
-def seen(fault: FaultResult) -> Table:
-    """What the cluster prober saw of a fault."""
-    rows = tuple(
-        (one_line(s.plane, 40), one_line(s.error, 80) or "answered", f"{s.count:,}", f"{s.median_ms:,.1f} ms")
-        for s in fault.seen[:40]
-    )
-    return Table(("plane", "answer", "count", "median"), rows, text_columns=2)
 
 
 def _number(value: float) -> float | None:
