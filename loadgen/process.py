@@ -176,9 +176,8 @@ class LoadProcess:
         What is still alive after ``timeout_s`` is killed. ``failure`` has the same as an error with a hint.
         """
         deadline_ns = now_ns() + int(timeout_s * NS_PER_S)
-        while self.poll() is None and now_ns() < deadline_ns:
+        while not (in_time := self._child.code is not None) and now_ns() < deadline_ns:
             self._sleep(_POLL_S)
-        in_time = self.poll() is not None
         self.kill()
         if not in_time:
             return f"the load process had not drained after {timeout_s:g} s: {self._child.tail()}"

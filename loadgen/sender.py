@@ -77,7 +77,8 @@ class Sender:
         try:
             self._report("ready")
             if self._wait_for_start():
-                self._drain(self._pace())
+                self._pace()
+                self._drain()
             self._report("drained" if self.failure is None else "failed")
         except Exception as error:
             self._fail(error)
@@ -120,8 +121,12 @@ class Sender:
         self._start_ns = control.start_ns
         return True
 
-    def _pace(self) -> int:
-        """Sends everything in time until the stop; returns how many sends went out or were recorded as dropped."""
+    def _at(self, i: int) -> tuple[int, int, int]:
+        """(seq, mix entry, intended time) of the slice's send ``i``."""
+        return self._part.seq[i], self._part.entry[i], self._start_ns + self._part.offset_ns[i]
+
+    def _pace(self) -> None:
+        """Sends everything in time until the stop."""
         offsets, start_ns, sends, sent = self._part.offset_ns, self._start_ns, len(self._part.seq), 0
         while self.failure is None:
             stop_ns, now = self._control().stop_ns, self._clock()
@@ -138,50 +143,43 @@ class Sender:
                 break
             wait_s = POLL_S if due_ns is None else (due_ns - self._clock()) / NS_PER_S
             gevent.sleep(min(max(wait_s, 0.0), POLL_S))
-        return sent
 
     def _drop(self, first: int, stop_ns: int) -> None:
-        part = self._part
-        for i in range(first, len(part.seq)):
-            t_intended = self._start_ns + part.offset_ns[i]
-            if t_intended >= stop_ns:
+        for i in range(first, len(self._part.seq)):
+            if self._at(i)[2] >= stop_ns:
                 return
-            self._record(self._client.unknown(part.seq[i], part.entry[i], t_intended, DROPPED, "late beyond the stop"))
+            self._record(self._client.unknown(*self._at(i), DROPPED, "late beyond the stop"))
 
     def _one(self, i: int) -> None:
-        part = self._part
         try:
-            op = self._client.send(part.seq[i], part.entry[i], self._start_ns + part.offset_ns[i])
+            op = self._client.send(*self._at(i))
             del self._inflight[i]
             self._record(op)
         except Exception as error:
             self._inflight.pop(i, None)
             self._fail(error)
 
-    def _drain(self, sent: int) -> None:
+    def _drain(self) -> None:
         """Waits for what is in flight, one total time-out at most; the rest is killed and recorded as unknown."""
         end_ns = self._clock() + int((self._total_s + DRAIN_MARGIN_S) * NS_PER_S)
         while self._inflight and self._clock() < end_ns and self.failure is None:
             gevent.joinall(list(self._inflight.values()), timeout=max((end_ns - self._clock()) / NS_PER_S, 0))
         gevent.killall(list(self._inflight.values()))  # each records itself as NOT_DRAINED, if it had begun
         for i in sorted(self._inflight):
-            t_intended = self._start_ns + self._part.offset_ns[i]
-            self._record(self._client.unknown(self._part.seq[i], self._part.entry[i], t_intended, DROPPED))
+            self._record(self._client.unknown(*self._at(i), DROPPED))
 
     def _record(self, op: Op) -> None:
-        if self.failure is not None:
-            return
-        self._writer.append(op)
-        self._recorded += 1
-        self._on_op(op)
+        if self.failure is None:
+            self._writer.append(op)
+            self._recorded += 1
+            self._on_op(op)
 
     def _fail(self, error: BaseException) -> None:
         """The first failure of the harness itself ends the load; the runner reads why."""
-        if self.failure is not None:
-            return
-        self.failure = error
-        with contextlib.suppress(RecordingError):  # the disk is full: the exit code still says so
-            self._report("failed")
+        if self.failure is None:
+            self.failure = error
+            with contextlib.suppress(RecordingError):  # the disk is full: the exit code still says so
+                self._report("failed")
 
     def _report(self, state: WorkerState) -> None:
         reason = f"{type(self.failure).__name__}: {self.failure}" if self.failure is not None else ""

@@ -34,7 +34,7 @@ from history.op import (
     Op,
 )
 from history.records import LoadSpec, Mix, MixEntry, Target
-from loadgen.client import Client, asks_of
+from loadgen.client import Ask, Client, asks_of
 from loadgen.pool import Pool
 
 Script = Callable[[socket.socket], None]
@@ -423,12 +423,15 @@ def test_https_keeps_connections_and_checks_certificates(tmp_path: Path, monkeyp
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     tls.load_cert_chain(certificate, key)
     server = Server(tls=tls)
-    server.scripts += [GOOD] * 2
+    server.scripts += [GOOD] * 3
     target, load = (
         Target(f"https://localhost:{server.port}"),
         replace(LIMITS, connect_timeout_s=2.0, total_timeout_s=2.0),
     )
     stranger = client_to(target, load=load).send(0, 0, 0)
+    pool = Pool(target.entry_url, time.monotonic_ns, keep=False, verify=False)  # as the cluster prober asks
+    bare = Client([Ask(stranger, pool, pool.head("POST", "/v1/chat/completions"), CHAT)], 2.0, 2.0)
+    assert bare.send(0, 0, 0).outcome == "ok"
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     client = client_to(target, load=load)
     ops = [client.send(i, 0, 0) for i in range(2)]
@@ -437,5 +440,6 @@ def test_https_keeps_connections_and_checks_certificates(tmp_path: Path, monkeyp
     assert stranger.error == UNREACHABLE
     assert "certificate" in stranger.detail["said"]
     assert [op.outcome for op in ops] == ["ok", "ok"]
-    assert len(server.requests) == 2
-    assert server.connections == 2  # the stranger's and the client's
+    assert len(server.requests) == 3
+    assert b"Connection: close" in server.requests[0]
+    assert server.connections == 3  # the stranger's, the bare one's and the client's
