@@ -95,12 +95,11 @@ class AllocatorApi(Collector):
         events = CounterMetricFamily("allocator_events", "Events.", labels=["kind"])
         for kind, count in Counter(event.kind for event in self.events.events).items():
             events.add_metric([kind], count)
-        if self.controller is not None:
-            for cluster, state in self.controller.state.items():
-                up.add_metric([cluster], state == "up")
-            placed = sum(at is not None for at in self.controller.at.values())
-            slots.add_metric(["placed"], placed)
-            slots.add_metric(["unplaced"], len(self.controller.at) - placed)
+        for cluster, state in self.controller.state.items():
+            up.add_metric([cluster], state == "up")
+        placed = sum(at is not None for at in self.controller.at.values())
+        slots.add_metric(["placed"], placed)
+        slots.add_metric(["unplaced"], len(self.controller.at) - placed)
         return (up, slots, events)
 
 
