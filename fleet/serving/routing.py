@@ -114,16 +114,13 @@ class Routes:
         self._turn += 1
         if self._slow_start_s or any(share < 1 for share in self.shares.values()):
             candidates = self._by_share(model if fine_tune else str(self._turn), candidates)
-        if spec and fine_tune:
-            up = {(r.cluster, r.name): r for r in candidates if r.routable and r not in exclude}
-            mine = [up[key] for key in owners(model, list(up), spec.copies)]
-            return min(mine, key=lambda replica: replica.in_flight // SPILL, default=None)
-        best: Replica | None = None
-        for offset in range(len(candidates)):
-            replica = candidates[(self._turn + offset) % len(candidates)]
-            if replica.routable and replica not in exclude and (best is None or replica.in_flight < best.in_flight):
-                best = replica
-        return best
+        at = self._turn % max(1, len(candidates))
+        up = [r for r in (*candidates[at:], *candidates[:at]) if r.routable and r not in exclude]
+        if spec is None or not fine_tune:
+            return min(up, key=lambda replica: replica.in_flight, default=None)
+        by_key = {(r.cluster, r.name): r for r in up}
+        mine = [by_key[key] for key in owners(model, list(by_key), spec.copies)]
+        return min(mine, key=lambda replica: replica.in_flight // SPILL, default=None)
 
     def weight(self, replica: Replica) -> float:
         """The part of what it could take that it is given, 0 to 1: its cluster's share, and how far it has started."""

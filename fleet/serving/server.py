@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import AsyncIterator
+from io import FileIO
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -59,22 +59,21 @@ class AccessLog:
 
     def __init__(self, path: Path | None, replica: str) -> None:
         self._replica = replica
-        self._fd = -1
+        self._file: FileIO | None = None
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._file = path.open("ab", buffering=0)
 
     def write(self, model: str, status: int, first_ns: int, done_ns: int) -> None:
         """``first_ns`` was read just before the first byte was written, ``done_ns`` after the last."""
-        if self._fd >= 0:
+        if self._file is not None:
             record = {"t_first_byte": first_ns, "t_done": done_ns, "model": model}
-            os.write(self._fd, msgspec.json.encode(record | {"replica": self._replica, "status": status}) + b"\n")
+            self._file.write(msgspec.json.encode(record | {"replica": self._replica, "status": status}) + b"\n")
 
     def close(self) -> None:
         """Closes the file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        if self._file is not None:
+            self._file.close()
 
 
 class ModelServer:
