@@ -1,6 +1,6 @@
 """Facts that several reports state in the same words: recovered X of Y, lost N of M, budget spent, worst first.
 
-Pure functions of a ``Result``; called by page.py and summary.py. Never computes a verdict.
+Pure functions of a ``Result``; called by the templates and summary.py. Never computes a verdict.
 """
 
 from __future__ import annotations
