@@ -187,7 +187,7 @@ def _totals(case: Case) -> Totals:
 
 
 def _forecast(case: Case) -> tuple[ForecastRow, ...]:
-    forecast = case.run.header.forecast
+    forecast = case.run.header.forecast_of(case.edges.victims)
     if forecast is None:
         return ()
     rows = []

@@ -27,9 +27,9 @@ SERVING_FAULTS = ("ControlPlaneCut",)
 
 def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """How many models did other than the forecast said: who fits recovers, who does not finds no place."""
-    forecast = case.run.header.forecast
-    if forecast is None or forecast.victim not in case.edges.victims:
-        raise Unknown("the run has no forecast for its victim")
+    forecast = case.run.header.forecast_of(case.edges.victims)
+    if forecast is None or set(forecast.gone) != set(case.edges.victims):
+        raise Unknown("the run has no forecast for its victims")
     case.hear(OBSERVER)
     told, wrong = [], 0
     for one in forecast.models:

@@ -34,12 +34,12 @@ class PairForecast:
     short_gpus: int
 
 
-def forecast(spec: FleetSpec, placements: Sequence[Placement], victim: str) -> Forecast:
-    """What happens to each model if ``victim`` goes while replicas stand at ``placements``.
+def forecast(spec: FleetSpec, placements: Sequence[Placement], *victims: str) -> Forecast:
+    """What happens to each model if the ``victims`` go, all at once, while replicas stand at ``placements``.
 
-    ``UsageError`` when ``victim`` is no cluster. ``gpus_needed``: of the replicas lost; ``gpus_free``: of survivors.
+    ``UsageError`` when one is no cluster. ``gpus_needed``: of the replicas lost; ``gpus_free``: of survivors.
     """
-    return Losses(spec, placements).one(victim, every_model=True)
+    return Losses(spec, placements).one(*victims, every_model=True)
 
 
 class Losses:
@@ -67,11 +67,10 @@ class Losses:
         self._running = Counter(p.model for p in placements)
         self._store = {c.name: spec.stores_for(c.name)[0].name for c in spec.clusters}
 
-    def one(self, victim: str, *, every_model: bool = False) -> Forecast:
-        """The loss of ``victim``; rows of the models that it hits, or of every model."""
-        self._spec.cluster(victim)
-        wanted = in_order(self._lost[victim])
-        rooms = [room for room in self._rooms if room.cluster != victim]
+    def one(self, *victims: str, every_model: bool = False) -> Forecast:
+        """The loss of ``victims``, one as a rule, at once; rows of the models that it hits, or of every model."""
+        wanted = in_order(slot for victim in victims for slot in self._lost[self._spec.cluster(victim).name])
+        rooms = [room for room in self._rooms if room.cluster not in victims]
         free = [room.free for room in rooms]
         admitted = admit_bounds([slot.gpus for slot in wanted], free)
         found = [None if place is None else rooms[place] for place in admitted.places]
@@ -103,7 +102,8 @@ class Losses:
             )
 
         return Forecast(
-            victim=victim,
+            victim=" and ".join(victims),
+            clusters=victims if len(victims) > 1 else (),
             gpus_needed=sum(slot.gpus for slot in wanted),
             gpus_free=sum(free),
             models=tuple(row(model) for model in self._spec.models if every_model or lost[model.name]),

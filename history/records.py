@@ -264,12 +264,20 @@ class ModelForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """N-1: what happens to each model if ``victim`` goes. GPU counts are of the survivors."""
+    """What happens to each model if ``victim`` goes (several at once: their names joined). GPU counts are of the
+    survivors."""
 
     victim: str
     gpus_needed: int
     gpus_free: int
     models: tuple[ModelForecast, ...]
+    clusters: tuple[str, ...] = ()
+    """The clusters that go, where they are several."""
+
+    @property
+    def gone(self) -> tuple[str, ...]:
+        """All clusters that go."""
+        return self.clusters or (self.victim,)
 
     @property
     def fits(self) -> bool:
@@ -323,3 +331,11 @@ class RunHeader:
     """For a replay: what was posted then, for pages to set beside what the run showed."""
     schema_version: int = SCHEMA_VERSION
     notes: tuple[str, ...] = field(default_factory=tuple)
+    forecasts: tuple[Forecast, ...] = ()
+    """One for each set of clusters that the drill takes at one time; ``forecast`` is the first, and all that headers of
+    older runs have."""
+
+    def forecast_of(self, victims: tuple[str, ...]) -> Forecast | None:
+        """The forecast of losing exactly these clusters; without one the first."""
+        exact = (one for one in self.forecasts if set(one.gone) == set(victims))
+        return next(exact, self.forecast)

@@ -63,6 +63,14 @@ def test_a_forecast_of_nothing_or_of_another_cluster_proves_nothing(script: Scri
     assert one(with_header(script, forecast=forecast("pair")), spec).verdict == "unknown"  # nobody watched
 
 
+def test_a_forecast_of_one_says_nothing_of_two(script: Script, objective: Objective) -> None:
+    made = script.fail(0.0, 30.0, ("solo",)).fail(0.0, 2.0, ("pair",)).event("replica.ready", 1.9, **PAIR)
+    spec, alone = objective("forecast_right", 0.0), forecast("pair")
+    both = replace(alone, victim="cobalt and jade", clusters=("cobalt", "jade"))
+    assert one(with_header(made, forecast=both, forecasts=(both, alone)), spec).verdict == "pass"
+    assert one(with_header(made, forecast=both, forecasts=(both,)), spec).verdict == "unknown"
+
+
 def returned(script: Script, at_s: float, gone_s: float | None) -> Script:
     """Solo moved at 2 s, is home again at ``at_s``; its surrogate ends at ``gone_s``. Power loss, healed at 30 s."""
     mark = FaultMark("PowerLoss", "cobalt", "refused", "cobalt lost power")

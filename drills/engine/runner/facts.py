@@ -45,6 +45,7 @@ def first_header(plan: Plan, fleet: Fleet, run_id: str, anchor: Anchor, command_
         faults=plan.marks,
         objectives=tuple(objective.spec for objective in drill.objectives),
         forecast=plan.forecasts[0] if plan.forecasts else None,
+        forecasts=plan.forecasts,
         time_scale=drill.time_scale,
         recovery_until=drill.recovery_until,
         story=drill.story,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from assertions.holds import HOLD_NS, ops_needed
 from drills.engine.nouns import Drill, Problem
-from drills.engine.safety.expect import Expectation, expect, scopes
+from drills.engine.safety.expect import Expectation, expect, scopes, taken_at_once
 from drills.engine.safety.loader import DrillFile, load
 from drills.engine.safety.lock import Locks, state_dir
 from drills.engine.safety.refusals import Protected, Refusal, before
@@ -71,7 +71,6 @@ def make_plan(
     ``expect_fail``: the user knows that the forecast excludes an objective. Starts and changes nothing.
     """
     drill = load(file)
-    drill = dataclasses.replace(drill, objectives=tuple(one.there(environment) for one in drill.objectives))
     if fleet_spec is not None:
         drill = dataclasses.replace(drill, fleet=fleet_spec)
     if problems := drill.problems():
@@ -80,9 +79,9 @@ def make_plan(
             problems=tuple(map(str, problems)),
             hint="mend them and run `blackstart plan` again",
         )
+    drill = dataclasses.replace(drill, objectives=tuple(one.there(environment) for one in drill.objectives))
     placements = placements_planned(drill.fleet)
-    victims = dict.fromkeys(fault.cluster for fault in drill.faults if fault.cluster)
-    forecasts = tuple(forecast(drill.fleet, placements, victim) for victim in victims)
+    forecasts = tuple(forecast(drill.fleet, placements, *victims) for victims in taken_at_once(drill))
     holds, impossible = hold_times(drill, forecasts)
     fleet = open_fleet(environment, drill.fleet)
     clusters = {cluster.name: cluster for cluster in fleet.clusters}

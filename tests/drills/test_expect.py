@@ -1,0 +1,28 @@
+"""What is forecast of a drill that takes several clusters, and what is expected of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from drills.engine.nouns import BlastRadius, PowerLoss
+from drills.engine.nouns import objectives as o
+from drills.engine.safety.expect import expect, taken_at_once
+from fleet import fleets
+from fleet.forecast import Losses, forecast, placements_planned
+from tests.drills.test_refusals import drill, two_victims
+
+
+def test_clusters_that_are_gone_together_are_forecast_together() -> None:
+    fleet = fleets.three_clusters(headroom=1)
+    both = drill(PowerLoss("cobalt"), PowerLoss("jade"), fleet=fleet, radius=BlastRadius(clusters=2))
+    both = replace(both, objectives=[o.recovered(scope="each model", within_s=30)])
+    assert taken_at_once(both) == (("cobalt",), ("cobalt", "jade"))
+    planned = placements_planned(fleet)
+    alone, together = (forecast(fleet, planned, *victims) for victims in taken_at_once(both))
+    truth = {pair.clusters: pair.fits for pair in Losses(fleet, planned).pairs()}
+    assert (alone.fits, together.fits) == (True, truth["cobalt", "jade"]) == (True, False)
+    assert {node for row in together.models for node in row.nodes} <= {"amber-n1", "amber-n2"}
+    assert expect(both, (alone, together)).text.startswith(
+        "fail: recovered[each model] is impossible without cobalt and"
+    )
+    assert taken_at_once(two_victims()) == (("jade",), ("cobalt",)), "the first is back before the second goes"
