@@ -3,8 +3,9 @@ makes the same configurations itself."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
@@ -52,11 +53,19 @@ def _option(one: Field[Any], kind: Any, said: str, *by_hand: Any) -> Callable[[C
     return click.option(flag, one.name, help=said, **how)
 
 
-def _read(_: click.Context, __: click.Parameter, path: Path) -> FleetSpec:
+@contextlib.contextmanager
+def plainly() -> Iterator[None]:
+    """A known error becomes its message and hint, not a traceback."""
     try:
+        yield
+    except BlackstartError as error:
+        problems = error.problems if isinstance(error, UsageError) else ()
+        raise click.ClickException("\n".join((error.message, *problems, error.hint))) from error
+
+
+def _read(_: click.Context, __: click.Parameter, path: Path) -> FleetSpec:
+    with plainly():
         return FleetSpec.from_toml(path).validated()
-    except UsageError as error:
-        raise click.ClickException("\n".join((error.message, *error.problems, error.hint))) from error
 
 
 fleet_file = click.option(
@@ -69,8 +78,6 @@ fleet_file = click.option(
 
 
 def run_by_hand(run: Callable[[Config], None], config: Config) -> None:
-    """Runs it with the token of the environment; a known error becomes its message and hint, not a traceback."""
-    try:
+    """Runs it with the token of the environment."""
+    with plainly():
         run(replace(config, token=os.environ.get(TOKEN_VARIABLE, "")))  # type: ignore[type-var]
-    except BlackstartError as error:
-        raise click.ClickException(f"{error.message}\n{error.hint}") from error

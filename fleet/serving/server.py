@@ -30,7 +30,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from fleet.serving.byhand import fleet_file, options, run_by_hand
+from fleet.serving.byhand import fleet_file, options, plainly, run_by_hand
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
@@ -307,7 +307,9 @@ def run(config: ServerConfig, listening: socket.socket | None = None) -> None:
 @click.option("--model", required=True, help="Model (or pool) of the fleet that it serves.")
 def main(fleet: FleetSpec, model: str, **given: Any) -> None:
     """Run one model replica."""
-    run_by_hand(run, ServerConfig(**given, model=fleet.model(model)))
+    with plainly():
+        served = fleet.model(model)
+    run_by_hand(run, ServerConfig(**given, model=served))
 
 
 if __name__ == "__main__":

@@ -149,10 +149,14 @@ def test_a_port_in_use_is_a_sentence_and_no_traceback(spawn: Spawn, tmp_path: Pa
     assert "Traceback" not in said
 
 
-def test_a_fleet_file_that_is_none_is_a_sentence_and_no_traceback(spawn: Spawn, tmp_path: Path) -> None:
+def test_a_fleet_file_or_a_model_that_is_none_is_a_sentence_and_no_traceback(spawn: Spawn, tmp_path: Path) -> None:
     wrong = fleet_file(tmp_path, slots=0, colour=1)
     _, said = spawn("allocator", "--port", "1", "--fleet", str(wrong)).communicate(timeout=20)
     assert "'colour' is no field of it" in said
+    assert "Traceback" not in said
+    who = ("--replica", "x-1", "--model", "x", "--agent-url", "http://127.0.0.1:9", "--port", "1")
+    _, said = spawn("server", *who, "--fleet", str(fleet_file(tmp_path))).communicate(timeout=20)
+    assert "'x' is no model of fleet 'by-hand'" in said
     assert "Traceback" not in said
 
 
