@@ -215,11 +215,13 @@ def _had_served(case: Case) -> Answer:
 
 
 def _ops_in(window: str, case: Case) -> Answer:
-    """Of the failback only in a drill that restores, or judges it: a heal at the end of another is mere tidying."""
-    header = case.run.header
-    wanted = any(step.kind.lower() == "restore" for step in header.steps)
+    """Of the failback only where a step restores, or an objective judges it: a heal after the steps is mere tidying."""
+    header, healed = case.run.header, case.edges.healed
+    ends = [op.t_done for op in case.run.history.of_kind(kinds.STEP_END)]
+    tidied = healed is not None and bool(ends) and max(ends) <= healed
+    wanted = any(step.kind.lower() == "restore" for step in header.steps) and not tidied
     wanted = wanted or any(o.window == "failback" for o in header.objectives)
-    if window == "failback" and (case.edges.healed is None or not wanted):
+    if window == "failback" and (healed is None or not wanted):
         return None
     count = int(case.load.in_window(window).sum())
     return count >= WINDOW_OPS, f"{count:,} load ops (at least {WINDOW_OPS})"

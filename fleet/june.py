@@ -81,7 +81,7 @@ def june_2022(remedies: Collection[str] = (), *, decision_s: float = 10.5) -> Fl
 
 def _clusters(shard: bool, headroom: bool) -> tuple[ClusterSpec, ...]:
     """Node by node, so that packing puts everything where it is meant to be. Caches: large hold a bit more than half of
-    the curie pool, small than half of the davinci pool (all of it where it is replicated); jade-n3, where the one
+    the curie pool, small two thirds of the davinci pool (all of it where it is replicated); jade-n3, where the one
     davinci replica finds its place after the loss, holds a quarter of it."""
     large = (150 if shard else 110) * MIB
     small = (36 if shard else 20) * MIB
@@ -94,7 +94,14 @@ def _clusters(shard: bool, headroom: bool) -> tuple[ClusterSpec, ...]:
     jade: tuple[tuple[int, int], ...] = ((4, small), (3, large), (4, least), (3, large))
     if headroom:
         amber, jade = (*amber, (4, small), (3, large)), (*jade, (4, small), (3, large))
-    cobalt = ((4, small), (4, small), (4, small), (3, large), (3, large), (10, 20 * MIB))
+    cobalt = (
+        (4, large),
+        (4, large),
+        (4, large),
+        (3, large),
+        (3, large),
+        (10, large),
+    )  # alike: where to is chance later
     return (cluster("amber", *amber), cluster("cobalt", *cobalt), cluster("jade", *jade))
 
 
