@@ -16,10 +16,11 @@ import numpy as np
 from assertions import canary, happened, headline, telemetry
 from assertions.case import Case, spans
 from assertions.holds import relapses
+from assertions.measure import Unknown
 from assertions.objectives import judge_objective
 from assertions.phases import EVENT_PHASES, Phases, latest
 from assertions.recovery import Recovery
-from assertions.result import ForecastRow, ModelRecovery, Result, Totals, WindowSpan
+from assertions.result import ForecastRow, Interval, ModelRecovery, Result, Totals, WindowSpan
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.validity import validity
 from history.op import OBSERVER
@@ -100,7 +101,7 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
         "first_success": found.first_success,
         "service_back": found.service_back,
         "recovered": found.recovered,
-        "warm": case.warmth(scope, ratio).bounds if case.edges.injected is not None else None,
+        "warm": _warm(case, scope, ratio),
     }
     bounds = {name: interval for name, interval in found_bounds.items() if interval is not None}
     classes = {m.name: m.model_class for m in case.run.header.fleet.models}
@@ -127,6 +128,13 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
         failback_bad=int((failback == BAD).sum()),
         degraded=int((case.load.degraded[rows] & case.load.in_window("fault")[rows]).sum()),
     )
+
+
+def _warm(case: Case, scope: Scope, ratio: float) -> Interval | None:
+    try:
+        return case.warmth(scope, ratio).bounds if case.edges.injected is not None else None
+    except Unknown:
+        return None
 
 
 def _with_canary(case: Case, model: str, found: ModelRecovery) -> ModelRecovery:

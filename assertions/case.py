@@ -10,11 +10,11 @@ from functools import cached_property
 
 import numpy as np
 
-from assertions.measure import Unknown
+from assertions.measure import Measure, Unknown
 from assertions.phases import Phases, phases
 from assertions.recovery import Recovery, recovery
 from assertions.scopes import FLEET_RATIO, MODEL_RATIO, Load, Rows, Scope, judge
-from assertions.warmth import Warmth, warmth
+from assertions.warmth import warmth
 from assertions.windows import RUN_WINDOWS, Edges, edges
 from history.clock import NS_PER_MS, NS_PER_S
 from history.reader import Run
@@ -127,7 +127,7 @@ class Case:
             self._recoveries[key] = found.widened(self.lag_near_s(self._edge_ns(found)))
         return self._recoveries[key]
 
-    def warmth(self, scope: Scope, ratio: float) -> Warmth:
+    def warmth(self, scope: Scope, ratio: float) -> Measure:
         """When the scope was warm again, after its recovery at ``ratio``."""
         return warmth(self.load, self.rows(scope), self.recovery(scope, ratio))
 

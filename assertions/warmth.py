@@ -12,14 +12,12 @@ time from dating itself back into the cold one before it. Bad ops count as not r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
 from assertions.holds import ops_needed, proves
+from assertions.measure import Measure, Unknown
 from assertions.recovery import Recovery
-from assertions.result import Interval
 from assertions.scopes import UNKNOWN, Load, Rows
 from history.op import RESIDENT
 
@@ -30,43 +28,39 @@ STRETCH_OPS = 2_000
 """A baseline share that needs a longer stretch to be proven is not judged."""
 
 
-@dataclass(frozen=True)
-class Warmth:
-    """``bounds`` None: cannot be judged, ``reason`` says why. ``[low, None]``: not warm as far as was observed."""
+def warmth(load: Load, rows: Rows, found: Recovery) -> Measure:
+    """When the ops at ``rows`` were warm again, in seconds since the injection; ``Unknown`` where none can tell.
 
-    bounds: Interval | None
-    reason: str = ""
-    baseline_share: float | None = None
-    stretch_ops: int = 0
-
-
-def warmth(load: Load, rows: Rows, found: Recovery) -> Warmth:
-    """When the ops at ``rows`` were warm again, in seconds since the injection."""
+    Bounds: [intended time of the last cold op before, done of the first warm one]; the best reading of unknown ops
+    gives the low end, the worst the high end.
+    """
     labelled = load.ops.weights.codes[rows] != 0
     resident = load.ok[rows] & load.ops.weights.where(RESIDENT)[rows]
     before = load.in_window("baseline")[rows] & load.ok[rows] & labelled
     known = int(before.sum())
     if known < BASELINE_OPS:
-        return Warmth(None, f"{known} answers of the baseline say where their weights came from; {BASELINE_OPS} needed")
+        raise Unknown(f"{known} answers of the baseline say where their weights came from; {BASELINE_OPS} needed")
     share = float(resident[before].mean())
     stretch = stretch_of(share)
     if stretch is None:
-        return Warmth(None, f"a baseline with {share:.0%} of answers from GPU memory proves no share", share)
-    length, allowed = stretch
+        raise Unknown(f"a baseline with {share:.0%} of answers from GPU memory proves no share")
+    evidence = f"{share:.1%} of the baseline's answers came from GPU memory; judged over {stretch[0]} ops in a row"
+    low_s = 0.0 if found.service_back is None else found.service_back[0]
     if not found.unaffected and found.service_op < 0:
-        low_s = 0.0 if found.service_back is None else found.service_back[0]
-        return Warmth((low_s, None), "service was not back", share, length)
+        return Measure((low_s, None), f"{evidence}; service was not back")
     start_ns = load.edges.zero if found.unaffected else int(load.ops.t_intended[found.service_op])
     # Answers that are ok and say nothing of their weights are no evidence for or against.
     later = load.in_window("fault")[rows] & (load.ops.t_intended[rows] >= start_ns) & (~load.ok[rows] | labelled)
-    chosen = rows[later]
-    unknown = load.state[chosen] == UNKNOWN
-    best = _first_stretch(resident[later] | unknown, length, allowed)
-    worst = _first_stretch(resident[later], length, allowed)
+    chosen, warm = rows[later], resident[later]
+    maybe_warm = warm | (load.state[chosen] == UNKNOWN)
+    best, worst = _first_stretch(maybe_warm, *stretch), _first_stretch(warm, *stretch)
     if found.unaffected and worst == 0:
-        return Warmth((0.0, 0.0), "it never was cold", share, length)
-    low_s = 0.0 if found.service_back is None else found.service_back[0]
-    return Warmth(_bounds(load, chosen, resident[later], unknown, best, worst, low_s), "", share, length)
+        return Measure((0.0, 0.0), f"{evidence}; it never was cold")
+    cold = np.flatnonzero(~maybe_warm[: best if best >= 0 else None])
+    if len(cold):
+        low_s = load.edges.seconds(load.ops.t_intended[chosen[cold[-1]]])
+    high_s = None if worst < 0 else max(low_s, load.edges.since(load.ops.t_done[chosen[worst]]))
+    return Measure((max(0.0, low_s), high_s), evidence)
 
 
 def stretch_of(share: float) -> tuple[int, int] | None:
@@ -93,23 +87,3 @@ def _first_stretch(warm: NDArray[np.bool_], length: int, allowed: int) -> int:
     inside = cold[length:] - cold[:-length]
     fits = np.flatnonzero((inside <= allowed) & warm[: len(inside)])
     return int(fits[0]) if len(fits) else -1
-
-
-def _bounds(
-    load: Load,
-    chosen: Rows,
-    resident: NDArray[np.bool_],
-    unknown: NDArray[np.bool_],
-    best: int,
-    worst: int,
-    low_s: float,
-) -> Interval:
-    """[intended time of the last cold op before, done of the first warm one]; the best reading low, the worst high."""
-    until = best if best >= 0 else len(chosen)
-    cold = np.flatnonzero(~(resident | unknown)[:until])
-    if len(cold):
-        low_s = load.edges.seconds(load.ops.t_intended[chosen[cold[-1]]])
-    if worst < 0:
-        return max(0.0, low_s), None
-    high_s = load.edges.seconds(load.ops.t_done[chosen[worst]])
-    return max(0.0, low_s), max(low_s, high_s, 0.0)
