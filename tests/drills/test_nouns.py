@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+import blackstart
 from assertions.live import Progress
-from blackstart import Baseline, BlastRadius, Drill, Inject, Observe, OpenLoop, PowerLoss, Restore, fleets
+from blackstart import Baseline, BlastRadius, Drill, Inject, Noop, Observe, OpenLoop, PowerLoss, Restore, fleets
 from blackstart import objectives as o
 from drills.engine.nouns import Step, Until
 from drills.engine.safety.loader import find_all
@@ -60,6 +61,7 @@ def test_every_problem_knows_its_own_line() -> None:
         ([Baseline(seconds=1)], "no Inject"),
         ([Baseline(seconds=1), Inject(PowerLoss("cobolt"))], "no cluster 'cobolt'"),
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Restore("cobalt")], "no fault was injected into it"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Inject(Noop("jade"))], "'jade' is hurt already"),
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(at_most_s=0)], "at_most_s=0"),
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(then_s=-1)], "then_s=-1"),
     ],
@@ -113,6 +115,40 @@ def test_a_limit_may_be_another_one_elsewhere() -> None:
     file = find_all(Path("/"))["rebuild-from-scratch"]
     limits = {one.spec.name: one.spec.limit for one in make_plan(file, "kind", 1).drill.objectives}
     assert limits["provisioned[gpus]"] == 50
+
+
+careless: Any = blackstart
+"""As a drill file sees it: nobody checks its types."""
+hasty: Any = o
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"fleet": "docs/fleet.toml"}, "fleet='docs/fleet.toml': must be a fleet: fleets.NAME()"),
+        ({"blast_radius": 2}, "blast_radius=2: must be a BlastRadius"),
+        ({"blast_radius": careless.BlastRadius(clusters="all")}, "BlastRadius: clusters='all': must be a whole number"),
+        ({"load": careless.OpenLoop(rate_rps="100")}, "OpenLoop: rate_rps='100': must be a number"),
+        ({"steps": [Baseline(seconds=1), Noop("jade")]}, "steps[1]=Noop(target='jade'): must be a Baseline, an Inject"),
+        ({"steps": [Baseline(seconds=True)]}, "Baseline: seconds=True: must be a number"),
+        ({"steps": [Inject(careless.Noop(3))]}, "Noop: target=3: must be a text"),
+        ({"steps": [careless.Observe(until=o.all_recovered)]}, "until=all_recovered (without its brackets): must be"),
+        ({"objectives": [o.recovered]}, "objectives[0]=recovered (without its brackets): must be an objective"),
+        ({"objectives": o.lost(at_most=1)}, "must be a list, each an objective"),
+        ({"objectives": [hasty.latency(p95_ms="fast")]}, "Objective latency[fleet]: limit='fast': must be a number"),
+        ({"objectives": [hasty.recovered(within_s=None)]}, "limit=None: must be a number"),
+        ({"objectives": [hasty.lost(at_most=1, scope=None)]}, "scope=None: must be a text"),
+        ({"guards": [careless.guards.telemetry(grace_s="1")]}, "Guard telemetry: grace_s='1': must be a number"),
+        ({"fleet": careless.FleetSpec("odd", (), 3, ())}, "Fleet odd: models=3: must be a list, each a"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_problem_with_its_rule(changes: dict[str, Any], said: str) -> None:
+    assert said in texts(make(**changes))
+
+
+def test_a_wrong_type_hides_no_other_nouns_mistakes() -> None:
+    found = texts(make(load=OpenLoop(rate_rps=0), objectives=[o.lost(at_most=-1), hasty.latency(p95_ms="x")]))
+    assert [word in found for word in ("rate_rps=0", "limit -1", "limit='x'")] == [True] * 3
 
 
 def test_an_objective_declared_twice_is_refused() -> None:

@@ -16,6 +16,7 @@ from drills.engine.nouns.guards import Guard, defaults
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
+from drills.engine.nouns.typed import mistyped
 from fleet.spec import FleetSpec
 from history.records import LoadSpec, Mix, StoryPost
 from loadgen.schedule import load_problems
@@ -132,23 +133,26 @@ class Drill(Located):
         return Mix(self.fleet.mix_entries())
 
     def problems(self) -> tuple[Problem, ...]:
-        """Every mistake, in the order of the file."""
+        """Every mistake, in the order of the file; values are looked at where the types are right."""
+        wrong = list(mistyped(self, self))
+        found, odd = [problem for _, problem in wrong], {id(noun) for noun, _ in wrong}
+        if id(self) not in odd:
+            found += self._value_problems(odd)
+        return tuple(sorted(found, key=lambda p: (p.where.file, p.where.line)))
+
+    def _value_problems(self, odd: Collection[int]) -> list[Problem]:
+        """Mistakes of values; ``odd``: the nouns, by id, that have a field of a wrong type."""
         found: list[Problem] = []
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             found.append(self.problem(f"name={self.name!r}: must be lower-case words joined by hyphens"))
         found += [self.problem(f"fleet {self.fleet.name!r}: {text}") for text in self.fleet.problems()]
-        found += self.load.problems()
-        for step in self.steps:
-            found += step.problems()
-        found += self.blast_radius.problems()
-        found += self._order_problems()
-        clusters = tuple(cluster.name for cluster in self.fleet.clusters)
+        for noun in (self.load, *self.steps, self.blast_radius, *self.guards):
+            found += noun.problems() if id(noun) not in odd else []
         for fault in self.faults:
-            found += fault.problems(self.fleet)
-        found += self._objective_problems(clusters)
-        for guard in self.guards:
-            found += guard.problems()
-        return tuple(sorted(found, key=lambda p: (p.where.file, p.where.line)))
+            found += fault.problems(self.fleet) if isinstance(fault, Fault) and id(fault) not in odd else []
+        if not any(id(noun) in odd for noun in (*self.steps, *self.faults)):
+            found += self._order_problems()
+        return found + self._objective_problems([one for one in self.objectives if id(one) not in odd])
 
     def _order_problems(self) -> list[Problem]:
         found: list[Problem] = []
@@ -159,21 +163,25 @@ class Drill(Located):
             found.append(self.problem("steps: there is no Inject; a drill that injects nothing proves nothing"))
         for step in self.steps:
             if isinstance(step, Inject):
-                hurt.add(step.fault.target)
+                target = step.fault.target
+                if target in hurt:
+                    found.append(step.problem(f"Inject: {target!r} is hurt already; Restore({target!r}) it first"))
+                hurt.add(target)
             elif isinstance(step, Restore):
                 if step.cluster not in hurt:
                     found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))
                 hurt.discard(step.cluster)
         return found
 
-    def _objective_problems(self, clusters: tuple[str, ...]) -> list[Problem]:
+    def _objective_problems(self, objectives: list[Objective]) -> list[Problem]:
         models = tuple(model.name for model in self.fleet.models)
         classes = tuple(dict.fromkeys(model.model_class for model in self.fleet.models))
+        clusters = tuple(cluster.name for cluster in self.fleet.clusters)
         found: list[Problem] = []
         if not self.objectives:
             found.append(self.problem("objectives: there is none; a drill without objectives can never pass"))
-        names = Counter(objective.spec.name for objective in self.objectives)
-        for objective in self.objectives:
+        names = Counter(objective.spec.name for objective in objectives)
+        for objective in objectives:
             found += objective.problems(models, classes, clusters)
             if names[objective.spec.name] > 1:
                 found.append(objective.problem(f"objective {objective.spec.name}: declared twice"))
