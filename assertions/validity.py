@@ -109,8 +109,11 @@ def _ended(case: Case, found: Validity) -> Answer:
     """The runner's last word, where this run's runner leaves one: without it the harness was killed."""
     if not case.run.header.says_end:
         return None
-    ok = bool(case.run.history.of_kind(kinds.RUN_END))
-    return ok, "healed, drained and stopped" if ok else "the harness died before it had healed and stopped everything"
+    ends = case.run.history.of_kind(kinds.RUN_END)
+    if not ends:
+        return False, "the harness died before it had healed and stopped everything"
+    failures = [str(text) for end in ends for text in end.detail.get("failures", ())]
+    return not failures, "; ".join(failures) or "healed, drained and stopped"
 
 
 CHECKS = (

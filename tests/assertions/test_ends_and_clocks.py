@@ -41,6 +41,10 @@ def test_the_last_word_of_the_harness_is_asked_for_where_it_gives_one(sound: Scr
     ((verdict, said),) = details(killed, "harness ended by itself")
     assert verdict == "unknown"
     assert "died before it had healed" in said
+    unhealed = replace(sound, extra=()).event(
+        RUN_END, sound.end_s + 3.0, RUNNER, detail={"failures": ["could not heal cobalt"]}
+    )
+    assert details(analyze(unhealed.run()), "harness ended by itself") == [("unknown", "could not heal cobalt")]
     older = replace(sound, extra=(), header_changes={"steps": (StepFacts("Restore", "cobalt"),)})
     assert analyze(older.run()).verdict == "pass"
 

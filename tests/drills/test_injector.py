@@ -8,7 +8,7 @@ import pytest
 
 from drills.engine.nouns import PowerLoss
 from drills.engine.runner.injector import Injector
-from history.errors import RecordingError
+from history.errors import FleetError, RecordingError
 from history.op import FAULT_HEAL, FAULT_INJECT
 
 
@@ -21,6 +21,8 @@ class Victim:
     def __init__(self, breaks: bool = False) -> None:
         self.done: list[str] = []
         self.breaks = breaks
+        self.raises: BaseException | None = None
+        """By the next look whether the power is on."""
 
     def power_off(self, signature: str) -> None:
         self.done.append("off")
@@ -34,6 +36,9 @@ class Victim:
         self.done.append("on")
 
     def verify_power_on(self) -> tuple[()]:
+        raised, self.raises = self.raises, None
+        if raised is not None:
+            raise raised
         return ()
 
 
@@ -85,3 +90,25 @@ def test_an_interrupt_in_the_middle_of_the_kill_is_recorded_and_healed() -> None
     assert made.hurt == ("cobalt",)
     made.heal("cobalt")
     assert victim.done == ["off", "on"]
+
+
+def test_what_was_not_verified_back_stays_hurt_and_is_healed_again() -> None:
+    victim = Victim()
+    made = injector(victim, Disk())
+    made.inject(PowerLoss("cobalt"), lambda: None)
+    victim.raises = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        made.heal("cobalt")
+    assert list(made.hurt) == ["cobalt"]
+    made.heal("cobalt")
+    assert list(made.hurt) == []
+    assert victim.done == ["off", "on", "on"]
+
+
+def test_a_verification_that_fails_is_asked_again() -> None:
+    victim = Victim()
+    made = injector(victim, Disk())
+    made.inject(PowerLoss("cobalt"), lambda: None)
+    victim.raises = FleetError("the engine does not answer", hint="wait")
+    assert made.heal("cobalt") == ()
+    assert made.hurt == ()

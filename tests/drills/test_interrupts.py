@@ -33,7 +33,7 @@ def interrupts(tmp_path: Path) -> Interrupts:
     return Interrupts(Notes(), StopRequest(tmp_path))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_before_there_is_a_run_it_waits_until_there_is_one(interrupts: Interrupts, number: signal.Signals) -> None:
     with interrupts:
         signal.raise_signal(number)  # raises nothing

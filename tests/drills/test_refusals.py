@@ -25,6 +25,7 @@ from drills.engine.nouns import (
 )
 from drills.engine.nouns import objectives as o
 from drills.engine.nouns.faults import WeightStoreBrownout
+from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
 from drills.engine.safety import refusals
 from drills.engine.safety.expect import expect
@@ -67,11 +68,11 @@ class Scripted:
         return ClusterFacts(self.name, (NodeFacts("n1", 4),), urls[0] if urls else "", urls)
 
     def reachable(self) -> Reachability:
+        if self.dead:
+            raise FleetError(f"cluster {self.name}: its API does not answer")
         return self.reach
 
     def placements(self) -> tuple[Placement, ...]:
-        if self.dead:
-            raise FleetError(f"cluster {self.name}: its API does not answer")
         return self.replicas
 
     def watch(self, emit: Emit, stop: threading.Event) -> None:
@@ -482,11 +483,11 @@ def test_a_drill_that_touches_nothing_expects_to_know_nothing() -> None:
     assert said(o.recovered(within_s=10), fault=Noop("cobalt")).startswith("unknown")
 
 
-def test_the_gate_is_asked_once_before_the_first_injection_and_stops_it() -> None:
+def test_the_gate_is_asked_before_the_first_injection_and_for_survivors_before_each() -> None:
     fleet, injected = ScriptedFleet(COBALT.fleet), []
     session = Session.__new__(Session)  # only what inject needs
     parts = {"plan": SimpleNamespace(drill=COBALT), "fleet": fleet, "_may_inject": False}
-    parts["_injector"] = SimpleNamespace(inject=lambda fault, pulse: injected.append(fault.cluster))
+    parts["_injector"] = SimpleNamespace(hurt=(), inject=lambda fault, pulse: injected.append(fault.cluster))
     vars(session).update(parts)
     fleet.clusters[0].dead = True
     with pytest.raises(Refused, match="reasons not to start") as caught:
@@ -497,4 +498,9 @@ def test_the_gate_is_asked_once_before_the_first_injection_and_stops_it() -> Non
     session.inject(COBALT.faults[0], lambda: None)
     fleet.clusters[1].dead = True  # hurt now, as the drill wants it
     session.inject(COBALT.faults[0], lambda: None)
+    assert injected == ["cobalt", "cobalt"]
+    for cluster in fleet.clusters:
+        cluster.dead = cluster.name != "cobalt"
+    with pytest.raises(RunStopped, match=r"0 of 3 clusters would survive the loss of cobalt; .* does not answer"):
+        session.inject(COBALT.faults[0], lambda: None)
     assert injected == ["cobalt", "cobalt"]

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from drills.engine.runner.strip import Strip
-from drills.engine.runner.view import LiveView, PlainView
+from drills.engine.runner.view import LiveView, PlainView, view_on
 
 
 def test_plain_view_prints_one_line_an_event() -> None:
@@ -47,3 +47,28 @@ def test_strip_says_only_what_is_known() -> None:
     assert full == (
         "observing · 31 s = 2 h 37 min · 120 rps · good 97.6 % · 44 bad so far · 3 in flight · waiting for: curie"
     )
+
+
+class Broken(io.StringIO):
+    """A terminal that has gone."""
+
+    def write(self, text: str) -> int:
+        raise OSError(5, "Input/output error")
+
+
+def test_a_terminal_that_fails_never_stops_a_drill() -> None:
+    for terminal in (False, True):
+        with view_on(Console(file=Broken(), force_terminal=terminal, width=100)) as view:
+            view.step("Healing cobalt")
+            view.note("one node answers")
+            view.tick(Strip("observing", 3.0))
+            view.done("Healed cobalt")
+
+
+def test_a_terminal_that_fails_on_the_way_is_told_no_more() -> None:
+    out = io.StringIO()
+    with view_on(Console(file=out)) as view:
+        view.note("before")
+        out.close()
+        view.note("after")
+        view.done("and to the end")

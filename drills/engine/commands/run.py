@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -86,6 +87,7 @@ def command(
             console.print(f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}")
     with view_on(console, plain=plain) as view:
         outcome = run_drill(plan, out, view, tuple(again), gateway_port, webhook)
-    print_outcome(console, outcome, shlex.join(again))
-    sys.stdout.flush()
+    with suppress(OSError):  # the terminal may be gone, and the verdict stands
+        print_outcome(console, outcome, shlex.join(again))
+        sys.stdout.flush()
     return outcome.exit_code

@@ -16,7 +16,7 @@ from drills.engine.runner.recorder import Recorder
 from drills.engine.safety.custody import Custody
 from fleet.protocols import Cluster, Fleet
 from history.clock import NS_PER_S, Clock
-from history.errors import FaultError
+from history.errors import FaultError, FleetError
 from history.op import FAULT_HEAL, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED, PROVISIONED
 from history.records import Signal
 
@@ -28,17 +28,16 @@ HEAL_S = 60.0
 
 
 class Injector:
-    """See the module docstring. ``hurt``: what has a fault in it now; ``unhealed``: what was not verified back."""
+    """See the module docstring."""
 
     def __init__(self, fleet: Fleet, recorder: Recorder, custody: Custody) -> None:
         self._fleet, self._recorder, self._custody = fleet, recorder, custody
         self._clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in fleet.clusters}
         self._faults: dict[str, Fault] = {}
-        self.unhealed: set[str] = set()
 
     @property
     def hurt(self) -> tuple[str, ...]:
-        """Clusters and stores with a fault that was injected (or was about to be) and not healed."""
+        """Clusters and stores with a fault that was injected (or was about to be) and not verified healed."""
         return tuple(self._faults)
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
@@ -78,7 +77,6 @@ class Injector:
             self._recorder.event(FAULT_HEAL, at_ns=called, cluster=fault.cluster, target=name)
         finally:  # a full disk must not keep a cluster down
             fault.heal(subject)
-        del self._faults[name]
         stages: dict[str, tuple[int, Signal]] = {}
         signals = until_all(lambda: self._note(stages, fault.verify_healed(subject)), HEAL_S, self._recorder.clock)
         for stage, (seen_ns, signal) in stages.items():
@@ -93,7 +91,8 @@ class Injector:
             )
         self._record(FAULT_HEALED, called, fault.cluster, signals)
         ok = all(signal.ok for signal in signals)
-        (self.unhealed.discard if ok else self.unhealed.add)(name)
+        if ok:
+            del self._faults[name]
         self._custody.healed(name, ok)
         return signals
 
@@ -127,7 +126,7 @@ def until_all(
     while True:
         try:
             signals = look()
-        except FaultError as error:
+        except (FaultError, FleetError) as error:
             signals = (Signal("verification", False, error.message),)
         if all(signal.ok for signal in signals) or clock() >= deadline:
             return signals

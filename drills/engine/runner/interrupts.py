@@ -1,6 +1,6 @@
-"""``Interrupts``: what Ctrl-C, SIGTERM and SIGUSR1 do while a drill runs.
+"""``Interrupts``: what Ctrl-C, SIGTERM, SIGHUP (a terminal that closes) and SIGUSR1 do while a drill runs.
 
-The first SIGINT or SIGTERM raises ``KeyboardInterrupt`` in the main thread, but never where it would lose something:
+The first of the first three raises ``KeyboardInterrupt`` in the main thread, but never where it would lose something:
 not before there is a run to judge (``release``), not between the start of a process and the note of its pid
 (``held``), and not while everything is undone (``answer_only``). SIGUSR1 asks the guard to stop the run.
 """
@@ -28,8 +28,9 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._handle)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup ignores that one
+                    self._before[number] = signal.signal(number, self._handle)
             self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: self._stop.by_signal())
         return self
 

@@ -86,6 +86,9 @@ def _carry_out(session: Session) -> bool:
                 interrupted = True
                 session.recorder.event(INTERRUPTED, error="interrupted")
                 view.done("Interrupted: healing, draining and judging what was seen", ok=False)
+            except Exception as error:  # what is judged later must not look as if the drill had run to its end
+                session.recorder.event(PROCESS_DIED, error="stopped", text=str(error) or repr(error))
+                raise
             finally:
                 session.interrupts.answer_only()
             view.step("Stopping load and fleet")

@@ -23,7 +23,7 @@ from drills.engine.runner.traffic import Traffic
 from drills.engine.runner.view import View
 from drills.engine.safety.custody import Custody
 from drills.engine.safety.plan import Plan
-from drills.engine.safety.refusals import at_the_gate, refuse
+from drills.engine.safety.refusals import at_the_gate, refuse, too_few_survivors
 from fleet import prometheus
 from fleet.environments import facts_to_heal, restore_leftovers
 from fleet.protocols import Fleet
@@ -109,7 +109,7 @@ class Session:
 
     def watch_processes(self) -> None:
         """Raises ``RunStopped`` when a process that the measurement rests on has died."""
-        died = [*self._traffic.died()]
+        died = [*self._traffic.died(), *self._custody.died()]
         for name in self.fleet.died():
             if name.partition(":")[0] not in CONTEXT:
                 died.append(name)
@@ -130,10 +130,17 @@ class Session:
             raise GuardTripped(f"guard {guard.name} tripped: {reason}")
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
-        """See ``Injector.inject``; before the first one, ``Refused`` where the running fleet gives a reason not to."""
+        """See ``Injector.inject``; before the first one, ``Refused`` where the running fleet gives a reason not to.
+
+        Before each later one ``RunStopped`` where fewer clusters than declared would survive it.
+        """
         if not self._may_inject:
             refuse(at_the_gate(self.plan.drill, self.fleet))
             self._may_inject = True
+        elif fault.cluster:
+            down = {fault.cluster, *self._injector.hurt} & {cluster.name for cluster in self.fleet.clusters}
+            if reason := too_few_survivors(self.plan.drill, self.fleet, down):
+                raise RunStopped(f"{fault.mark(None).label} was not injected: {reason}")
         return self._injector.inject(fault, pulse)
 
     def heal(self, name: str) -> tuple[Signal, ...]:
@@ -203,7 +210,7 @@ class Session:
 
     def _secure(self) -> None:
         """Tells custody that nothing is left, after the environment has looked once more where something failed."""
-        if not self._fleet_stopped or self._injector.hurt or self._injector.unhealed:
+        if not self._fleet_stopped or self._injector.hurt:
             try:
                 for line in restore_leftovers(self.plan.environment, facts_to_heal(self.fleet)):
                     self.view.note(line)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Protocol
 
 from rich.console import Console
@@ -90,17 +90,49 @@ class LiveView:
         self._console.print(Text(f"   {text}", style="dim"))
 
     def tick(self, strip: Strip) -> None:
-        self._live.update(Text.assemble((f" … {self._current}\n", "bold"), (f"   {strip}", "cyan")))
+        text = Text.assemble(
+            (f" … {self._current}\n", "bold"), (f"   {strip}", "cyan"), no_wrap=True, overflow="ellipsis"
+        )
+        self._live.update(text)
+
+
+class Steady:
+    """A view that goes quiet for good when its terminal fails: a drill must heal whether anybody can be told or not."""
+
+    def __init__(self, view: View) -> None:
+        self._view: View | None = view
+
+    def step(self, text: str) -> None:
+        self._say(lambda view: view.step(text))
+
+    def done(self, text: str, ok: bool = True) -> None:
+        self._say(lambda view: view.done(text, ok))
+
+    def note(self, text: str) -> None:
+        self._say(lambda view: view.note(text))
+
+    def tick(self, strip: Strip) -> None:
+        self._say(lambda view: view.tick(strip))
+
+    def _say(self, say: Callable[[View], None]) -> None:
+        if self._view is None:
+            return
+        try:
+            say(self._view)
+        except (OSError, ValueError, SystemExit):  # closed, full, or gone (rich ends the program on a closed pipe)
+            self._view = None
 
 
 @contextmanager
-def view_on(
-    console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic
-) -> Iterator[PlainView | LiveView]:
+def view_on(console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic) -> Iterator[View]:
     """The view that fits the console while the block runs: live on a terminal unless ``plain``."""
     if plain or not console.is_terminal:
-        yield PlainView(console, clock=clock)
+        yield Steady(PlainView(console, clock=clock))
         return
-    view = LiveView(console)
-    with view.shown():
-        yield view
+    live = LiveView(console)
+    with ExitStack() as stack:
+        with suppress(OSError):
+            stack.enter_context(live.shown())
+        yield Steady(live)
+        with suppress(OSError, ValueError):
+            stack.close()

@@ -93,6 +93,11 @@ class Custody:
         command = (sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path), str(self._after_s))
         self._watchdog.start(*command, BLACKSTART_STATE=str(self._state))
 
+    def died(self) -> tuple[str, ...]:
+        """The dead man, if it ended by itself: nobody would heal this run after us."""
+        ended = self._watchdog.ended()
+        return () if ended is None else (f"watchdog: {ended}",)
+
     def fleet_up(self, facts: dict[str, Any]) -> None:
         """The fleet has started: the journal gets what can be known only now."""
         self._journal.write("fleet", environment=self._plan.environment, facts=facts)

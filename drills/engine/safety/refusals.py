@@ -117,6 +117,27 @@ def at_the_gate(drill: Drill, fleet: Fleet) -> tuple[Refusal, ...]:
     return (*_of_victims(drill, fleet), *_unsteady(fleet))
 
 
+def too_few_survivors(drill: Drill, fleet: Fleet, down: set[str]) -> str:
+    """Why ``down`` (what is hurt, and what would be) must not be down now: of the others too few answer; "" if not."""
+    silent = {cluster.name for cluster in fleet.clusters if cluster.name not in down and not _answers(cluster)}
+    alive = len(fleet.clusters) - len(down | silent)
+    if alive >= drill.blast_radius.survivors:
+        return ""
+    lost = f"; {', '.join(sorted(silent))} does not answer" if silent else ""
+    return (
+        f"{alive} of {len(fleet.clusters)} clusters would survive the loss of {', '.join(sorted(down))}{lost}; the "
+        f"declared minimum is {drill.blast_radius.survivors}"
+    )
+
+
+def _answers(cluster: Cluster) -> bool:
+    try:
+        reach = cluster.reachable()
+    except BlackstartError:
+        return False
+    return reach.api and all(reach.nodes.values())
+
+
 def refuse(refusals: Iterable[Refusal]) -> None:
     """Raises ``Refused`` for all of them at once; returns when there are none."""
     found = tuple(refusals)
