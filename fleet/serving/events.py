@@ -69,30 +69,11 @@ class EventLog:
         """Everything appended so far, oldest first."""
         return tuple(self._events)
 
-    def append(
-        self,
-        kind: str,
-        *,
-        t_emitted: int | None = None,
-        model: str = "",
-        cluster: str = "",
-        node: str = "",
-        replica: str = "",
-        weights: str = "",
-        detail: dict[str, Any] | None = None,
-    ) -> Event:
-        """Appends an event, stamped now unless ``t_emitted`` is given, and wakes all followers."""
-        event = Event(
-            n=len(self._events) + 1,
-            kind=kind,
-            t_emitted=self._clock() if t_emitted is None else t_emitted,
-            model=model,
-            cluster=cluster,
-            node=node,
-            replica=replica,
-            weights=weights,
-            detail=detail or {},
-        )
+    def append(self, kind: str, *, t_emitted: int | None = None, **facts: Any) -> Event:
+        """Appends an event with these ``facts`` (fields of ``Event``), stamped now unless ``t_emitted`` is given, and
+        wakes all followers."""
+        stamp = self._clock() if t_emitted is None else t_emitted
+        event = Event(n=len(self._events) + 1, kind=kind, t_emitted=stamp, **facts)
         self._events.append(event)
         self._lines.append(msgspec.json.encode(event) + b"\n")
         self._wake()

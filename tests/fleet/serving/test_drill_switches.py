@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,8 +221,8 @@ def test_a_slow_start_gives_a_new_replica_its_part_bit_by_bit() -> None:
 def test_the_first_answers_of_a_cold_server_are_slow(lab: Any) -> None:
     fields: dict[str, Any] = {"cluster": "amber", "node": "n1", "replica": "m-1"}
     fields |= {"host": "127.0.0.1", "port": 0, "control_url": "", "agent_url": "", "token": TOKEN}
-    slow = {"first_token_ms": 10.0, "token_ms": 0.0, "cold_requests": 2, "cold_factor": 10.0}
-    cold = ServerConfig(**fields, model=ModelSpec("m", "completion", "base", 1, fine_tunes=1, **slow))  # type: ignore[arg-type]
+    model = ModelSpec("m", "completion", "base", 1, first_token_ms=10.0, token_ms=0.0, fine_tunes=1)
+    cold = ServerConfig(**fields, model=replace(model, cold_requests=2, cold_factor=10.0))
 
     async def go() -> list[float]:
         async with lab() as it:
