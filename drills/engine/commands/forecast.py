@@ -71,27 +71,19 @@ def facts(spec: FleetSpec, singles: Sequence[Forecast], pairs: Sequence[PairFore
 
 def show(console: Console, spec: FleetSpec, singles: Sequence[Forecast], pairs: Sequence[PairForecast]) -> None:
     """The answers for people, those that hurt last."""
+    rows = []
+    for one in sorted(singles, key=lambda one: (answer(one) != "yes", one.victim)):
+        out = [model.model for model in one.models if not model.fits]
+        names = ", ".join(out[:SHOWN]) + (f" and {len(out) - SHOWN} more" if len(out) > SHOWN else "")
+        mark = {"yes": "yes", "no": "NO", "unknown": "?"}[answer(one)]
+        after = f"≥ {reload_s(one):.1f} s" if one.models else ""
+        rows.append((one.victim, mark, one.gpus_needed, one.gpus_free, len(one.models), len(out), after, names))
     table = table_of(
-        "cluster",
-        "can go",
-        "GPUs lost",
-        "GPUs free",
-        "models hit",
-        "out",
-        "all back after",
-        "who finds no place",
+        *("cluster", "can go", "GPUs lost", "GPUs free", "models hit", "out", "all back after", "who finds no place"),
+        rows=rows,
         right=("GPUs lost", "GPUs free"),
     )
     table.columns[0].no_wrap = True
-    for one in sorted(singles, key=lambda one: (answer(one) != "yes", one.victim)):
-        out = [model for model in one.models if not model.fits]
-        names = ", ".join(model.model for model in out[:SHOWN]) + (
-            f" and {len(out) - SHOWN} more" if len(out) > SHOWN else ""
-        )
-        seconds = f"≥ {reload_s(one):.1f} s" if one.models else ""
-        mark = {"yes": "yes", "no": "NO", "unknown": "?"}[answer(one)]
-        counts = (one.gpus_needed, one.gpus_free, len(one.models), len(out))
-        table.add_row(one.victim, mark, *map(str, counts), seconds, names)
     console.print(Text(f"Fleet {spec.name}: which cluster can it afford to lose?", style="bold"))
     console.print(table)
     words = Counter(answer(one) for one in singles)
@@ -109,10 +101,20 @@ def show_pairs(console: Console, pairs: Sequence[PairForecast]) -> None:
     console.print(Text("\nTwo clusters at once, by bounds", style="bold"))
     console.print(f"{_share(words)} of {len(pairs)} pairs can go, and all that is lost finds a place.")
     bad = sorted((pair for pair in pairs if not pair.fits), key=lambda pair: (-pair.short_gpus, pair.clusters))
-    table = table_of("pair", "can go", "GPUs lost", "GPUs free", "surely short of", right=("GPUs lost", "GPUs free"))
-    for pair in bad[:WORST_PAIRS]:
-        counts = (pair.gpus_needed, pair.gpus_free, pair.short_gpus)
-        table.add_row(" + ".join(pair.clusters), "?" if pair.fits is None else "NO", *map(str, counts))
+    table = table_of(
+        *("pair", "can go", "GPUs lost", "GPUs free", "surely short of"),
+        rows=[
+            (
+                " + ".join(pair.clusters),
+                "?" if pair.fits is None else "NO",
+                pair.gpus_needed,
+                pair.gpus_free,
+                pair.short_gpus,
+            )
+            for pair in bad[:WORST_PAIRS]
+        ],
+        right=("GPUs lost", "GPUs free"),
+    )
     if bad:
         console.print(table)
     if len(bad) > WORST_PAIRS:

@@ -49,46 +49,42 @@ class Asked:
 def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     """Adds DRILL, --env, --seed, --fleet, --confirm and --expect-fail to a command, which gets them as ``asked``."""
 
+    @click.argument("drill")
+    @click.option(
+        "--env", "environment", default="local", show_default=True, help="Environment in which the drill happens."
+    )
+    @click.option(
+        "--seed",
+        type=click.IntRange(0, 2**31 - 1),
+        default=1,
+        show_default=True,
+        help="Seed of everything random: schedule, weights' bytes.",
+    )
+    @click.option(
+        "--fleet",
+        metavar="FLEET",
+        help="Another fleet for the same drill: a TOML file, or a fleet of blackstart with its arguments, for example "
+        "three-clusters:headroom=0.",
+    )
+    @click.option(
+        "--confirm",
+        "confirmed",
+        metavar="NAME",
+        multiple=True,
+        help="Name a target once more, letter by letter, when it looks like another cluster's name (repeat).",
+    )
+    @click.option(
+        "--expect-fail",
+        is_flag=True,
+        help="Carry out a drill although the forecast says that an objective is impossible; it then ends with exit 1 "
+        "and the proof.",
+    )
     @wraps(command)
     def asking(**options: Any) -> Any:
         asked = Asked(**{field.name: options.pop(field.name) for field in fields(Asked)})
         return command(asked, **options)
 
-    wrapped: Callable[..., Any] = asking
-    for add in (
-        click.option(
-            "--expect-fail",
-            is_flag=True,
-            help="Carry out a drill although the forecast says that an objective is impossible; it then ends with "
-            "exit 1 and the proof.",
-        ),
-        click.option(
-            "--confirm",
-            "confirmed",
-            metavar="NAME",
-            multiple=True,
-            help="Name a target once more, letter by letter, when it looks like another cluster's name (repeat).",
-        ),
-        click.option(
-            "--fleet",
-            metavar="FLEET",
-            help="Another fleet for the same drill: a TOML file, or a "
-            "fleet of blackstart with its arguments, for example three-clusters:headroom=0.",
-        ),
-        click.option(
-            "--seed",
-            type=click.IntRange(0, 2**31 - 1),
-            default=1,
-            show_default=True,
-            help="Seed of everything random: schedule, weights' bytes.",
-        ),
-        click.option(
-            "--env", "environment", default="local", show_default=True, help="Environment in which the drill happens."
-        ),
-        click.argument("drill"),
-    ):
-        wrapped = add(wrapped)
-    return wrapped
+    return asking
 
 
 def fleet_of(text: str) -> FleetSpec:
