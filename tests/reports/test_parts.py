@@ -1,4 +1,4 @@
-"""The parts of the page: words, bins, thinning, strips, Prometheus series, findings, timeline, view-model."""
+"""The parts of the page: words, bins, thinning, strips, Prometheus series, findings, timeline."""
 
 from __future__ import annotations
 
