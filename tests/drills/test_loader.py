@@ -22,12 +22,22 @@ def test_own_drills_are_found_by_file_name_with_hyphens(tmp_path: Path) -> None:
     assert drills["cluster-loss"].summary.startswith("Lose one cluster of three")
 
 
-def test_a_users_drill_wins_over_ours_and_is_not_executed_by_listing(tmp_path: Path) -> None:
-    write(tmp_path / "drills", "cluster_loss.py", '"""Mine."""\nraise SystemExit("executed")\n')
+def test_a_users_drill_of_our_name_is_listed_by_its_path_not_executed_and_never_taken_for_ours(tmp_path: Path) -> None:
+    mine = write(tmp_path / "drills", "cluster_loss.py", '"""Mine."""\nraise SystemExit("executed")\n')
     write(tmp_path / "drills", "_helper.py", "")
     drills = find_all(tmp_path)
-    assert drills["cluster-loss"].summary == "Mine."
+    assert drills["drills/cluster_loss.py"].summary == "Mine."
+    assert drills["cluster-loss"].summary.startswith("Lose one cluster of three")
     assert "-helper" not in drills
+    with pytest.raises(UsageError, match="2 drills are called cluster-loss") as caught:
+        find("cluster-loss", tmp_path)
+    assert str(mine) in caught.value.message
+    assert find(str(mine), tmp_path).summary == "Mine."
+
+
+def test_a_copy_of_our_drill_is_the_same_drill(tmp_path: Path) -> None:
+    write(tmp_path / "drills", "cluster_loss.py", find_all(tmp_path)["cluster-loss"].text)
+    assert find("cluster-loss", tmp_path).summary.startswith("Lose one cluster of three")
 
 
 def test_listing_survives_a_file_that_is_no_python(tmp_path: Path) -> None:
@@ -64,3 +74,10 @@ def test_a_drill_file_that_does_not_load_is_said_with_its_line(tmp_path: Path, t
     with pytest.raises(UsageError) as caught:
         load(find(str(path), tmp_path))
     assert said in caught.value.message
+
+
+def test_a_relative_path_has_its_line_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, "bad.py", "x = 1\n\n1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"bad\.py:3: ZeroDivisionError"):
+        load(find("./bad.py", tmp_path))

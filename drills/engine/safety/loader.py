@@ -28,14 +28,16 @@ class DrillFile:
 
 
 def find_all(cwd: Path) -> dict[str, DrillFile]:
-    """Drills that come with blackstart, then those in ``./drills`` (which win), by name."""
+    """By what they are called: drills that come with blackstart, and those in ``./drills``; one of those that is called
+    as another is, and is not the same text, goes by its path."""
     own = Path(drills.__file__).parent
     found: dict[str, DrillFile] = {}
     for folder in dict.fromkeys((own, (cwd / "drills").resolve())):
         for path in sorted(folder.glob("*.py")):
             if not path.name.startswith("_"):
                 file = _describe(path)
-                found[file.name] = file
+                same = found.setdefault(file.name, file).text == file.text
+                found |= {} if same else {f"drills/{path.name}": file}
     return found
 
 
@@ -57,6 +59,12 @@ def find(name: str, cwd: Path) -> DrillFile:
     drills_by_name = find_all(cwd)
     wanted = name.replace("_", "-")
     if wanted in drills_by_name:
+        called = [str(file.path) for file in drills_by_name.values() if file.name == wanted]
+        if len(called) > 1:
+            raise UsageError(
+                f"{len(called)} drills are called {wanted}: {' and '.join(called)}",
+                hint="give the path of the one that you mean",
+            )
         return drills_by_name[wanted]
     near = difflib.get_close_matches(wanted, drills_by_name, n=3, cutoff=0.4)
     nearest = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(sorted(drills_by_name))}"
@@ -117,5 +125,5 @@ def _describe(path: Path) -> DrillFile:
 
 
 def _line_of(error: BaseException, path: Path) -> int | str:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).resolve() == path.resolve()]
     return (frames[-1].lineno if frames else None) or "?"
