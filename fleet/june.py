@@ -94,14 +94,7 @@ def _clusters(shard: bool, headroom: bool) -> tuple[ClusterSpec, ...]:
     jade: tuple[tuple[int, int], ...] = ((4, small), (3, large), (4, least), (3, large))
     if headroom:
         amber, jade = (*amber, (4, small), (3, large)), (*jade, (4, small), (3, large))
-    cobalt = (
-        (4, large),
-        (4, large),
-        (4, large),
-        (3, large),
-        (3, large),
-        (10, large),
-    )  # alike: where to is chance later
+    cobalt = (*[(4, large)] * 3, *[(3, large)] * 2, (10, large))  # alike: where what returns finds room is chance
     return (cluster("amber", *amber), cluster("cobalt", *cobalt), cluster("jade", *jade))
 
 

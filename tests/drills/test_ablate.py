@@ -58,16 +58,18 @@ def test_every_variant_of_the_replay_can_be_planned() -> None:
 
 def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
+    commit = ["now"]
     broken = {"only peers"}
 
-    def run(_: Any, file: Any, wanted: Any, __: str, ___: int, folder: Path) -> None:
+    def run(_: Any, file: Any, wanted: Any, __: str, ___: int, folder: Path) -> int:
         ran.append(wanted.name)
         if wanted.name in broken:
-            raise KeyboardInterrupt
+            return 130
         made = folder / f"run-{len(ran)}"
         made.mkdir(parents=True)
         (made / "drill.py").write_text(file.text)
         (made / "result.json").write_bytes(b"{}")
+        return 0
 
     def variant(name: str, remedies: Any, run: str, _: Any) -> Variant:
         return Variant(name, tuple(remedies), run, "pass", True, {"codex": Cell((1.0, 2.0))})
@@ -75,8 +77,9 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
     monkeypatch.setattr(ablate, "_run", run)
     monkeypatch.setattr(ablate, "decode_result", lambda data: data)
     monkeypatch.setattr("assertions.ablation.variant", variant)
-    with pytest.raises(KeyboardInterrupt):
-        ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    monkeypatch.setattr(ablate, "_commit", lambda _: commit[0])
+    monkeypatch.setattr(ablate, "commit_of", lambda _: ("now", False))
+    assert ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False) == 130, "Ctrl-C ends all, not one run"
     assert ran == ["none", "only locks", "only setup", "only shard", "only stores", "only peers"]
     broken.clear()
     shown = console()
@@ -92,6 +95,9 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
         stale.write_text("another drill")
     ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
     assert ran[11:] == ["only light"], "a run of another drill is no run of this one"
+    commit[0] = "another"
+    ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    assert len(ran) == 12 + 2 * 10, "and of another commit neither: each is tried twice"
 
 
 def test_a_drill_without_remediations_has_nothing_to_compare(tmp_path: Path) -> None:

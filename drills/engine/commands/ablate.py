@@ -18,7 +18,8 @@ from assertions import ablation, decode_result
 from assertions.ablation import NONE, Variant
 from drills.engine.commands.verdict import shorten
 from drills.engine.nouns import Ablation
-from drills.engine.runner.run import run_drill
+from drills.engine.runner.facts import commit_of
+from drills.engine.runner.run import INTERRUPTED_EXIT, run_drill
 from drills.engine.runner.view import PlainView
 from drills.engine.safety.loader import DrillFile, find, load
 from drills.engine.safety.plan import make_plan
@@ -56,7 +57,7 @@ def wanted_runs(found: Ablation, leave_one_out: bool) -> tuple[Wanted, ...]:
 
 
 def ablate(console: Console, drill: str, environment: str, seed: int, out: Path, leave_one_out: bool) -> int:
-    """Does what is not done yet; exit code 0 when every run is there and sound, else 2."""
+    """Does what is not done yet; exit code 0 when every run is there and sound, 130 when interrupted, else 2."""
     file = find(drill, Path.cwd())
     loaded = load(file)
     if loaded.ablation is None or file.remedies:
@@ -73,7 +74,9 @@ def ablate(console: Console, drill: str, environment: str, seed: int, out: Path,
             left = _left(runs[number - 1 :], folder, file, took, loaded.longest_s())
             console.print(f"{number} of {len(runs)}: {run.name} · about {left / 60:.0f} min left", soft_wrap=True)
             began = time.monotonic()
-            _run(console, file, run, environment, seed, folder / run.folder)
+            if _run(console, file, run, environment, seed, folder / run.folder) == INTERRUPTED_EXIT:
+                console.print("   interrupted; the same command goes on from here", soft_wrap=True)
+                return INTERRUPTED_EXIT
             took.append(time.monotonic() - began)
         write(folder, loaded.ablation, runs, file, seed, loaded.time_scale)
     found = write(folder, loaded.ablation, runs, file, seed, loaded.time_scale)
@@ -100,26 +103,33 @@ def write(
     return made
 
 
-def _run(console: Console, file: DrillFile, run: Wanted, environment: str, seed: int, folder: Path) -> None:
+def _run(console: Console, file: DrillFile, run: Wanted, environment: str, seed: int, folder: Path) -> int:
     variant = replace(file, remedies=run.remedies)
     plan = make_plan(variant, environment, seed)
     refuse(plan.refusals)
     name = "+".join((file.name, *run.remedies))
-    run_drill(plan, folder, PlainView(console, every_s=30.0), ("blackstart", "run", name, "--seed", str(seed)))
+    return run_drill(
+        plan, folder, PlainView(console, every_s=30.0), ("blackstart", "run", name, "--seed", str(seed))
+    ).exit_code
 
 
 def _finished(folder: Path, run: Wanted, file: DrillFile, *, sound: bool = True) -> Variant | None:
-    """The newest finished run of this variant with the same drill text; None when there is none (that is sound)."""
+    """The newest finished run of this variant by the same drill text and commit; None when there is none (sound)."""
+    now, _ = commit_of(Path(__file__).parent)
     for path in sorted((folder / run.folder).glob("*/result.json"), reverse=True):
         directory = RunDirectory(path.parent)
-        if directory.drill.read_text(encoding="utf-8", errors="replace") != file.text:
-            continue  # another drill by now: compared with the others it would say nothing
+        if directory.drill.read_text(encoding="utf-8", errors="replace") != file.text or _commit(directory) != now:
+            continue  # another drill, or another fleet, by now: compared with the others it would say nothing
         found = ablation.variant(
             run.name, run.remedies, str(path.parent.relative_to(folder)), decode_result(path.read_bytes())
         )
         if found.sound or not sound:
             return found
     return None
+
+
+def _commit(directory: RunDirectory) -> str:
+    return directory.read_header().commit
 
 
 def _left(runs: tuple[Wanted, ...], folder: Path, file: DrillFile, took: list[float], longest_s: float) -> float:
