@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from fleet.packing import Admitted, Slots, admit_bounds, at_most, divide_each_other, packs_by_counts, short_gpus
+from fleet.packing import LIMIT, Admitted, Slots, admit_bounds, at_most, divide_each_other, packs_by_counts, short_gpus
 from fleet.placement import Placed, Slot, in_order, left_after, rooms_of, rooms_text, slot_of
 from fleet.placement import placements_planned as placements_planned
 from fleet.reload import Flow, fair_finish_s
 from fleet.spec import FleetSpec, ModelSpec
 from history.errors import UsageError
 from history.records import Forecast, ModelForecast, Placement
+
+SEARCHED = 20 * LIMIT
+"""Looks at a node that all losses of one fleet share."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,13 @@ class Losses:
         self._running = Counter(p.model for p in placements)
         self._store = {c.name: spec.stores_for(c.name)[0].name for c in spec.clusters}
 
-    def one(self, *victims: str, every_model: bool = False) -> Forecast:
-        """The loss of ``victims``, one as a rule, at once; rows of the models that it hits, or of every model."""
+    def one(self, *victims: str, every_model: bool = False, most: int | None = None) -> Forecast:
+        """The loss of ``victims``, one as a rule, at once; rows of the models that it hits, or of every model.
+        ``most``: see ``admit_bounds``."""
         wanted = in_order(slot for victim in victims for slot in self._lost[self._spec.cluster(victim).name])
         rooms = [room for room in self._rooms if room.cluster not in victims]
         free = [room.free for room in rooms]
-        admitted = admit_bounds([slot.gpus for slot in wanted], free)
+        admitted = admit_bounds([slot.gpus for slot in wanted], free, most)
         found = [None if place is None else rooms[place] for place in admitted.places]
         places = list(zip(wanted, found, strict=True))
         lost = Counter(slot.model for slot in wanted)
@@ -110,8 +114,10 @@ class Losses:
         )
 
     def all(self) -> Iterator[Forecast]:
-        """Each single loss, in the order of the fleet; rows of the models that it hits."""
-        return (self.one(cluster.name) for cluster in self._spec.clusters)
+        """Each single loss, in the order of the fleet; rows of the models that it hits. All of them share the searches
+        of ``SEARCHED``, so that a large fleet of odd sizes gets bounds instead of a long wait."""
+        most = min(LIMIT, SEARCHED // len(self._spec.clusters))
+        return (self.one(cluster.name, most=most) for cluster in self._spec.clusters)
 
     def pairs(self) -> Iterator[PairForecast]:
         """Each loss of two at once, by bounds over sums (exact while sizes divide each other)."""

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final
 
-LIMIT: Final = 50_000
-"""Steps of branch and bound before a search gives up; all searches of one ``admit_bounds`` share as many."""
+LIMIT: Final = 200_000
+"""Nodes that branch and bound looks at before it gives up; all searches of one ``admit_bounds`` share as many."""
 
 SEARCHABLE: Final = 64
 """With more replicas than this there is no search: it would only use its steps up."""
@@ -48,12 +48,20 @@ def admit(needs: Sequence[int], free: Sequence[int]) -> tuple[int | None, ...]:
     return admit_bounds(needs, free).places
 
 
-def admit_bounds(needs: Sequence[int], free: Sequence[int]) -> Admitted:
-    """``admit``, with how far its answer is exact."""
+def admit_bounds(needs: Sequence[int], free: Sequence[int], most: int | None = None) -> Admitted:
+    """``admit``, with how far its answer is exact. ``most``: nodes that its searches look at, ``LIMIT`` by default."""
+    least = min(needs, default=0)
+    nodes = [node for node, room in enumerate(free) if room >= least]
+    found = _admit(needs, [free[node] for node in nodes], LIMIT if most is None else most)
+    return Admitted(tuple(None if place is None else nodes[place] for place in found.places), found.sure)
+
+
+def _admit(needs: Sequence[int], free: Sequence[int], most: int) -> Admitted:
+    """``admit_bounds`` on nodes that all have room for the smallest need."""
     if (whole := _best_fit(needs, free)) is not None:
         return Admitted(whole, len(needs))
     slots, rooms = Slots.of(free, set(needs)), Counter(free)
-    exact, steps = divide_each_other(needs), [LIMIT]
+    exact, steps = divide_each_other(needs), [most]
     taken: list[int] = []
     held: Counter[int] = Counter()
     sure = len(needs)
@@ -62,7 +70,7 @@ def admit_bounds(needs: Sequence[int], free: Sequence[int]) -> Admitted:
         held[need] += 1
         if _may_pack(held, slots):
             found, fits = None, exact or packs_by_counts(held, rooms)
-            if not fits and len(taken) < SEARCHABLE:
+            if not fits and len(taken) < SEARCHABLE and steps[0] >= 0:
                 found = _Search([needs[i] for i in (*taken, index)], free, steps).run()
             if fits or found is not None:
                 taken.append(index)
@@ -195,13 +203,18 @@ class Rooms:
 class _Search:
     """Depth-first search, largest size first; nodes of equal room are tried once, equal sizes in one order.
 
-    ``steps`` is a budget that searches may share; below 0 it is used up, and nothing found proves nothing.
+    ``steps`` is a budget of looks at a node that searches may share; below 0 it is used up, and nothing found proves
+    nothing.
     """
 
     def __init__(self, needs: Sequence[int], free: Sequence[int], steps: list[int]) -> None:
         self._order = sorted(range(len(needs)), key=lambda i: (-needs[i], i))
         self._sizes = [needs[i] for i in self._order]
         self._free = list(free)
+        self._usable = sum(
+            room for room in free if room >= self._sizes[-1]
+        )  # on nodes that still have room for the smallest
+        self._left = sum(self._sizes)
         self._steps = steps
         self._places: list[int] = []
 
@@ -217,23 +230,30 @@ class _Search:
         if item == len(self._sizes):
             return True
         size = self._sizes[item]
-        if sum(room for room in self._free if room >= self._sizes[-1]) < sum(self._sizes[item:]):
+        if self._usable < self._left:
             return False
         first = self._places[-1] if item and self._sizes[item - 1] == size else 0
         seen: set[int] = set()
         for node in range(first, len(self._free)):
-            room = self._free[node]
-            if room < size or room in seen:
-                continue
             self._steps[0] -= 1
             if self._steps[0] < 0:
                 return False
+            room = self._free[node]
+            if room < size or room in seen:
+                continue
             if node > first or not item or self._sizes[item - 1] != size:
                 seen.add(room)
-            self._free[node] -= size
+            self._take(node, size)
             self._places.append(node)
             if self._place(item + 1):
                 return True
             self._places.pop()
-            self._free[node] += size
+            self._take(node, -size)
         return False
+
+    def _take(self, node: int, size: int) -> None:
+        """``size`` GPUs of a node; a negative size gives them back."""
+        before, after = self._free[node], self._free[node] - size
+        self._free[node] = after
+        self._usable += (after if after >= self._sizes[-1] else 0) - (before if before >= self._sizes[-1] else 0)
+        self._left -= size

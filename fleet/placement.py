@@ -120,7 +120,10 @@ def left_after(taken: Iterable[Placed], rooms: Iterable[Room]) -> list[Room]:
     for slot, room in taken:
         if room is not None:
             used[room.cluster, room.node] += slot.gpus
-    return [replace(room, free=room.free - used[room.cluster, room.node]) for room in rooms]
+    return [
+        replace(room, free=room.free - gpus) if (gpus := used.get((room.cluster, room.node))) else room
+        for room in rooms
+    ]
 
 
 def why_not(slot: Slot, left: Sequence[Room], where: str = "") -> str:

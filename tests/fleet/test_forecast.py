@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fleet import fleets
+from fleet import fleets, packing
+from fleet import forecast as forecasts
 from fleet.forecast import Losses, forecast, placements_planned
 from fleet.packing import divide_each_other
 from fleet.reload import Flow, fair_finish_s
@@ -205,6 +207,20 @@ def test_losses_of_every_cluster_are_those_of_one_at_a_time() -> None:
         alone = forecast(spec, planned, one.victim)
         assert one.models == tuple(row for row in alone.models if row.replicas_lost)
         assert (one.gpus_needed, one.gpus_free) == (alone.gpus_needed, alone.gpus_free)
+
+
+def test_all_losses_of_a_fleet_share_their_searches(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[int | None] = []
+    made = packing.admit_bounds
+
+    def counting(needs: Any, free: Any, most: int | None = None) -> Any:
+        limits.append(most)
+        return made(needs, free, most)
+
+    monkeypatch.setattr(forecasts, "admit_bounds", counting)
+    spec = _drawn([(3, 1, 0)], [[3]] * 50)
+    assert len(list(Losses(spec, placements_planned(spec)).all())) == 50
+    assert sum(most or 0 for most in limits) <= forecasts.SEARCHED
 
 
 def test_the_benchmark_of_large_fleets_runs() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import product
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -117,3 +118,27 @@ def test_many_replicas_of_odd_sizes_are_bounds_and_take_no_search() -> None:
     assert holds(needs, found.places, free)
     assert sum(place is not None for place in found.places) >= 110
     assert found.sure < len(needs)
+
+
+def test_searches_are_bounded_in_looks_whatever_the_number_of_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    class Counted(list[int]):
+        def __getitem__(self, node: Any) -> Any:
+            looks.append(1)
+            return super().__getitem__(node)
+
+    made = packing._Search.__init__
+
+    def counting(self: Any, needs: Any, free: Any, steps: list[int]) -> None:
+        made(self, needs, free, steps)
+        assert len(self._free) == len(rooms), "full nodes are left out"
+        self._free = Counted(self._free)
+
+    monkeypatch.setattr(packing._Search, "__init__", counting)
+    needs, rooms = (3, 4, 5, 7) * 12, (7, 8, 9, 11) * 6 + (7, 11)  # 228 GPUs on 228
+    free = (0,) * 5000 + rooms + (2,) * 5000
+    found = admit_bounds(needs, free, most=2_000)
+    assert holds(needs, found.places, free)
+    assert found.sure < len(needs)
+    assert 1_000 <= len(looks) <= 2_000 * 5, "each look, and twice what was taken and given back"
