@@ -21,9 +21,12 @@ from hypothesis import strategies as st
 from drills.engine.safety import ledger
 from drills.engine.safety.journal import Journal, JournalState, read_journal
 from drills.engine.safety.ledger import Entry, Ledger, Webhook, read_ledger, webhook_url
-from drills.engine.safety.lock import Lock, Locks, Owner, state_dir
+from drills.engine.safety.lock import Lock, Locks, state_dir
+from drills.engine.safety.owner import Owner
 from history.errors import RecordingError, Refused, UsageError
 from history.rundir import pretty_json
+
+ME = Owner.of(os.getpid())
 
 
 @pytest.fixture
@@ -123,12 +126,53 @@ def test_a_damaged_lock_refuses_and_a_full_or_forbidden_place_is_said(tmp_path: 
         take(Locks(tmp_path / "file"), tmp_path / "b")
 
 
+def test_only_who_took_a_lock_lets_go_of_it(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    take(locks, tmp_path / "a")
+    disown(tmp_path, replace(ME, started=1))  # another process, of the same second and so of the same run directory
+    take(locks, tmp_path / "a", "kind-x")
+    assert locks.release(tmp_path / "a") == ("kind-x",)
+    assert [lock.target for lock in locks.all()] == ["local"]
+
+
+def test_a_lock_that_cannot_be_read_blinds_nobody(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    take(locks, tmp_path / "a", "local", "kind-x")
+    (tmp_path / "locks" / "kind-x.json").write_bytes(b"{")
+    assert [lock.target for lock in locks.of_run(tmp_path / "a")] == ["local"]
+    (error,) = locks.unreadable()
+    assert "kind-x.json cannot be read" in error.message
+    with pytest.raises(Refused):
+        locks.of_environment("kind")
+    assert locks.release(tmp_path / "a") == ("local",)
+
+
+def test_what_a_kill_left_of_a_lock_half_written_is_removed(tmp_path: Path) -> None:
+    locks = Locks(tmp_path)
+    take(locks, tmp_path / "a")
+    (tmp_path / "locks" / "kind-x.json.part").touch()
+    locks.release(tmp_path / "a")
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_paths_are_quoted_in_hints_and_must_be_text(tmp_path: Path) -> None:
+    locks, run = Locks(tmp_path), tmp_path / "my runs"
+    take(locks, run)
+    disown(tmp_path, dead())
+    with pytest.raises(Refused) as caught:
+        take(locks, tmp_path / "b")
+    assert f"blackstart restore '{run}'" in caught.value.hint
+    with pytest.raises(UsageError, match="is no UTF-8 text"):
+        take(locks, tmp_path / "\udcff", "kind-x")
+
+
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
         ({"BLACKSTART_STATE": "/s", "XDG_STATE_HOME": "/x", "HOME": "/h"}, "/s"),
         ({"XDG_STATE_HOME": "/x", "HOME": "/h"}, "/x/blackstart"),
         ({"HOME": "/h"}, "/h/.local/state/blackstart"),
+        ({"BLACKSTART_STATE": "here"}, f"{Path.cwd()}/here"),
     ],
 )
 def test_the_state_directory(environ: dict[str, str], expected: str) -> None:
@@ -137,7 +181,7 @@ def test_the_state_directory(environ: dict[str, str], expected: str) -> None:
 
 def full_journal(path: Path) -> bytes:
     journal = Journal(path)
-    journal.write("begin", environment="local", facts={"fleet_id": "f", "work_dir": "/w"})
+    journal.write("begin", owner=ME, environment="local", facts={"fleet_id": "f", "work_dir": "/w"})
     journal.write("fleet", environment="local", facts={"networks": ["127.70.1.0/24"]})
     journal.write("intent", cluster="cobalt", target="cobalt", fault="PowerLoss")
     journal.write("outcome", cluster="cobalt", target="cobalt", injected=True)
@@ -149,16 +193,17 @@ def full_journal(path: Path) -> bytes:
 def test_a_journal_says_what_is_open(tmp_path: Path) -> None:
     lines = full_journal(tmp_path / "j").splitlines(keepends=True)
     facts: dict[str, Any] = {"fleet_id": "f", "work_dir": "/w"}
-    more = facts | {"networks": ["127.70.1.0/24"]}
+    networks = {"networks": ["127.70.1.0/24"]}
+    more, said = facts | networks, (("local", facts), ("local", networks))
     for count, expected in enumerate(
         [
             JournalState(),
-            JournalState(True, False, "local", facts),
-            JournalState(True, False, "local", more),
-            JournalState(True, False, "local", more, ("cobalt",)),
-            JournalState(True, False, "local", more, ("cobalt",)),
-            JournalState(True, False, "local", more),
-            JournalState(True, True, "local", more),
+            JournalState(True, False, facts, (), ME, said[:1]),
+            JournalState(True, False, more, (), ME, said),
+            JournalState(True, False, more, ("cobalt",), ME, said),
+            JournalState(True, False, more, ("cobalt",), ME, said),
+            JournalState(True, False, more, (), ME, said),
+            JournalState(True, True, more, (), ME, said),
         ]
     ):
         (tmp_path / "cut").write_bytes(b"".join(lines[:count]))
@@ -245,7 +290,7 @@ def test_a_webhook_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -
     hang.set()
 
 
-@pytest.mark.parametrize("url", ["ftp://h/x", "h.example/x", "https://"])
+@pytest.mark.parametrize("url", ["ftp://h/x", "h.example/x", "https://", "http://[bad", "http://h:99999/x"])
 def test_what_cannot_be_posted_to_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="http or https"):
         webhook_url(url)

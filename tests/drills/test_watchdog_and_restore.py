@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from drills.engine.commands.main import main
+from drills.engine.safety import restore as module
 from drills.engine.safety.journal import Journal, read_journal
-from drills.engine.safety.ledger import read_ledger
-from drills.engine.safety.lock import Lock, Locks, Owner
+from drills.engine.safety.ledger import Entry, Ledger, read_ledger
+from drills.engine.safety.lock import Lock, Locks
+from drills.engine.safety.owner import Owner
 from drills.engine.safety.restore import children, restore, unhealed
-from drills.engine.safety.watchdog import watch
+from drills.engine.safety.watchdog import TRIES, watch
 from fleet.environments.local.zygote import LOCK_NAME, MARKER
-from history.errors import Refused, UsageError
+from history.errors import FleetError, Refused, UsageError
 
-ALIVE = Lock("local", Owner.of(os.getpid()), "/r", "d", "local", "u", "h", "now")
+ALIVE = Lock("local", Owner.of(os.getpid()), "/r", "d", "local", "u", "now")
 DEAD = replace(ALIVE, owner=replace(ALIVE.owner, started=1))
 
 
@@ -27,7 +31,7 @@ class Scripted:
     """Locks as a script says, one entry a look; time passes only when somebody sleeps."""
 
     def __init__(self, *looks: Lock | None) -> None:
-        self.looks, self.now, self.restored = list(looks), 0.0, 0
+        self.looks, self.now, self.restored, self.failing = list(looks), 0.0, 0, 0
 
     def held(self) -> tuple[Lock, ...]:
         lock = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -38,6 +42,8 @@ class Scripted:
 
     def restore(self) -> None:
         self.restored += 1
+        if self.restored <= self.failing:
+            raise FleetError("the engine does not answer")
 
     def run(self) -> bool:
         return watch(self.held, self.restore, after_s=10.0, clock=lambda: self.now, sleep=self.sleep)
@@ -60,6 +66,19 @@ def test_somebody_who_comes_first_is_left_to_it() -> None:
     script = Scripted(ALIVE, *[DEAD] * 20, None)
     assert script.run() is False
     assert script.restored == 0
+
+
+def test_a_restore_that_fails_is_tried_again_but_not_for_ever() -> None:
+    script = Scripted(DEAD)
+    script.failing = 2
+    assert script.run() is True
+    assert script.restored == 3
+    assert script.now >= 30.0
+    script = Scripted(DEAD)
+    script.failing = 1_000
+    with pytest.raises(FleetError):
+        script.run()
+    assert script.restored == TRIES
 
 
 def hold(state: Path, run: Path, *, alive: bool = False) -> Locks:
@@ -93,9 +112,12 @@ def test_restore_ends_processes_removes_the_work_directory_and_lets_go(tmp_path:
     assert not (run / "header.json.part").exists()
     assert locks.all() == ()
     assert read_journal(run / "journal.jsonl").healed
-    assert [entry.operation for entry in read_ledger(state)] == ["restore"]
+    assert [(entry.operation, entry.outcome) for entry in read_ledger(state)] == [
+        ("restore", "begun"),
+        ("restore", "ok"),
+    ]
     assert restore(run, state, by="test") == ()
-    assert len(read_ledger(state)) == 1
+    assert len(read_ledger(state)) == 2
 
 
 def test_restore_works_on_half_a_journal_without_a_lock(tmp_path: Path) -> None:
@@ -111,13 +133,136 @@ def test_restore_works_on_half_a_journal_without_a_lock(tmp_path: Path) -> None:
     assert restore(run, tmp_path / "state", by="test") == ()
 
 
+def begin(run: Path, owner: Owner = DEAD.owner, environment: str = "local", **facts: object) -> Journal:
+    """A run with a work directory and a journal that says that it has begun."""
+    (run / "fleet").mkdir(parents=True)
+    (run / "fleet" / LOCK_NAME).touch()
+    journal = Journal(run / "journal.jsonl")
+    journal.write("begin", owner=owner, environment=environment, facts=facts or {"work_dir": str(run / "fleet")})
+    return journal
+
+
 def test_restore_never_touches_a_run_whose_harness_lives(tmp_path: Path) -> None:
     run = tmp_path / "run"
     (run / "fleet").mkdir(parents=True)
     hold(tmp_path / "state", run, alive=True)
-    with pytest.raises(Refused, match="its harness is alive"):
+    with pytest.raises(Refused, match="its harness is alive") as caught:
         restore(run, tmp_path / "state", by="test")
+    assert f"touch {run}/stop" in caught.value.hint
     assert (run / "fleet").exists()
+
+
+def test_a_live_harness_is_known_by_its_journal_whatever_the_locks_say(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    journal = begin(run, ALIVE.owner)
+    with pytest.raises(Refused, match=f"its harness is alive .process {os.getpid()}; it last wrote 0 s ago"):
+        restore(run, tmp_path / "another state", by="test")
+    assert (run / "fleet").exists()
+    journal.write("end")  # it is at its pages now, or at the next run
+    (run / "report.html.part").touch()
+    assert restore(run, tmp_path / "another state", by="test") == ()
+    assert (run / "report.html.part").exists()
+
+
+def test_a_harness_that_stands_still_is_named_with_what_ends_it(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as harness:
+        begin(run, Owner.of(harness.pid))
+        harness.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, harness.pid, os.WSTOPPED | os.WNOWAIT)
+        with pytest.raises(Refused, match=f"process {harness.pid}, stopped") as caught:
+            restore(run, tmp_path / "state", by="test")
+        assert f"`kill -9 {harness.pid}`, then `blackstart restore {run}`" in caught.value.hint
+        harness.kill()
+    assert restore(run, tmp_path / "state", by="test")
+
+
+def test_what_another_host_holds_is_left_to_it(tmp_path: Path) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    run.mkdir()
+    locks = hold(state, run)
+    path = state / "locks" / "local.json"
+    path.write_bytes(path.read_bytes().replace(DEAD.owner.host.encode(), b"another-host"))
+    assert unhealed(locks) == ()
+    attempts: list[Callable[[], object]] = [
+        lambda: locks.require_free(("local",)),
+        lambda: restore(run, state, by="test"),
+    ]
+    for attempt in attempts:
+        with pytest.raises(Refused, match="another-host") as caught:
+            attempt()
+        assert "held on another-host: look, and restore, there" in caught.value.hint
+
+
+@pytest.fixture
+def healed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
+    """What the environment was asked to heal; it does nothing."""
+    asked: list[tuple[str, dict[str, object]]] = []
+
+    def leftovers(environment: str, facts: dict[str, object]) -> tuple[str, ...]:
+        asked.append((environment, facts))
+        return ("healed",)
+
+    monkeypatch.setattr(module, "restore_leftovers", leftovers)
+    return asked
+
+
+def test_an_old_healed_run_does_not_act_on_who_has_the_clusters_now(
+    tmp_path: Path, healed: list[tuple[str, dict[str, object]]]
+) -> None:
+    old, new, locks = tmp_path / "old", tmp_path / "new", Locks(tmp_path / "state")
+    journal = begin(old, environment="kind", folder="/kind", found_up=False)
+    locks.take(("kind-cobalt",), run=new, drill="d", environment="kind", facts={})
+    with pytest.raises(Refused, match="kind-cobalt is in other hands"):  # killed, and its lock was deleted
+        restore(old, tmp_path / "state", by="test")
+    journal.write("end")
+    assert restore(old, tmp_path / "state", by="test") == ()
+    assert healed == []
+    assert [lock.run for lock in locks.all()] == [str(new)]
+
+
+def test_a_damaged_entry_does_not_hide_what_a_sound_one_says(
+    tmp_path: Path, healed: list[tuple[str, dict[str, object]]]
+) -> None:
+    run = tmp_path / "run"
+    journal = begin(run, work_dir="/sound", fleet_id="f")
+    journal.write("fleet", environment="lobal", facts={"work_dir": "/sou.d", "networks": []})
+    restore(run, tmp_path / "state", by="test")
+    assert {environment for environment, _ in healed} == {"local"}
+    assert {facts["work_dir"] for _, facts in healed} == {"/sound", "/sou.d", str(run / "fleet")}
+    assert {facts["fleet_id"] for _, facts in healed} == {"f"}
+
+
+def test_the_lock_knows_the_environment_when_the_journal_does_not(
+    tmp_path: Path, healed: list[tuple[str, dict[str, object]]]
+) -> None:
+    run = tmp_path / "run"
+    begin(run, environment="lobal")
+    hold(tmp_path / "state", run)
+    restore(run, tmp_path / "state", by="test")
+    assert {environment for environment, _ in healed} == {"local"}
+
+
+def test_a_restore_and_its_failure_are_in_the_ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, state = tmp_path / "run", tmp_path / "state"
+    begin(run)
+    about = Entry(drill="d", run=str(run), blast_radius="at most 1", command_line=("blackstart", "run", "d"))
+    Ledger(state, about).write("start", "begun")
+
+    def fail(environment: str, facts: dict[str, object]) -> tuple[str, ...]:
+        raise FleetError("no engine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "restore_leftovers", fail)
+        with pytest.raises(FleetError):
+            restore(run, state, by="a person")
+    restore(run, state, by="the watchdog", command_line=("python", "watchdog"))
+    last = read_ledger(state)
+    assert [entry.outcome for entry in last[1:]] == ["begun", "failed", "begun", "ok"]
+    assert last[2].text == "a person: no engine"
+    assert last[-1].text.startswith("the watchdog: removed ")
+    assert last[-1].command_line == ("python", "watchdog")
+    assert {(entry.drill, entry.blast_radius) for entry in last} == {("d", "at most 1")}
 
 
 def test_restore_of_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -141,3 +286,34 @@ def test_the_command_heals_all_that_is_unhealed(
     assert "nothing was left" in capsys.readouterr().out
     assert main(["watch"]) == 0
     assert "restore: ok" in capsys.readouterr().out  # the ledger
+
+
+def test_one_run_that_cannot_be_healed_does_not_keep_the_others_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    monkeypatch.setenv("BLACKSTART_STATE", str(state))
+    hold(state, tmp_path / "a").take(("kind-x",), run=tmp_path / "b", drill="d", environment="nowhere", facts={})
+    for path in (state / "locks").glob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"started": ', b'"started": 1'))
+    assert main(["restore"]) == 4
+    said = capsys.readouterr()
+    assert "✗ unknown environment 'nowhere'" in said.out
+    assert "released the lock on local" in said.out
+    assert "unknown environment 'nowhere'" in said.err
+
+
+def test_a_lock_that_cannot_be_read_is_told_and_keeps_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = tmp_path / "state"
+    monkeypatch.setenv("BLACKSTART_STATE", str(state))
+    locks = hold(state, tmp_path / "a")
+    (state / "locks" / "kind-x.json").write_bytes(b"{")
+    assert main(["restore"]) == 4
+    said = capsys.readouterr()
+    assert "released the lock on local" in said.out
+    assert "kind-x.json cannot be read" in said.err
+    assert locks.require_free(("local",)) == ()
+    with pytest.raises(Refused, match="cannot be read"):
+        locks.require_free(("kind-x",))

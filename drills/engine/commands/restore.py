@@ -10,6 +10,7 @@ from drills.engine.commands.console import console_out
 from drills.engine.commands.verdict import shorten
 from drills.engine.safety.lock import Locks, state_dir
 from drills.engine.safety.restore import restore, unhealed
+from history.errors import BlackstartError
 
 
 @click.command("restore")
@@ -20,15 +21,26 @@ def command(run: Path | None) -> int:
     For a run whose harness was killed: ends every process of its fleet, its load and probers, takes its firewall rules
     out, removes its work directory and lets go of its lock. It needs only the lock and the journal, may be run as often
     as you like, and says what it did. The records stay: `blackstart analyze RUN` judges what was seen (never a pass).
-    A run whose harness lives is not touched.
+    A run whose harness lives is not touched. One that cannot be healed does not keep the others from it.
     """
     console, state = console_out(), state_dir()
-    runs = [run] if run is not None else [Path(lock.run) for lock in unhealed(Locks(state))]
+    locks, failed = Locks(state), list[BlackstartError]()
+    runs = [run] if run is not None else [Path(lock.run) for lock in unhealed(locks)]
     for one in runs:
-        done = restore(one, state, by="blackstart restore")
+        try:
+            done = restore(one, state, by="blackstart restore", command_line=("blackstart", "restore", str(one)))
+        except BlackstartError as error:
+            failed.append(error)
+            if len(runs) > 1:
+                console.print(f"{shorten(one.resolve())}:\n ✗ {error.message}")
+            continue
         console.print(f"{shorten(one.resolve())}:")
         for line in done or ("nothing was left",):
             console.print(f" ✓ {line}")
+    if run is None:
+        failed += locks.unreadable()
+    if failed:
+        raise failed[0]
     if not runs:
         console.print("No run on this machine is unhealed.")
     return 0

@@ -7,6 +7,7 @@ and stopped; a run that could not be healed keeps its lock, so that the next one
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Any
 from drills.engine.safety.journal import Journal
 from drills.engine.safety.ledger import Entry, Ledger, Post, Webhook
 from drills.engine.safety.lock import Locks, state_dir
+from drills.engine.safety.owner import Owner
 from drills.engine.safety.plan import Plan
 from drills.engine.safety.watchdog import AFTER_S
 from fleet.environments import lock_targets
@@ -87,7 +89,8 @@ class Custody:
 
     def begin(self) -> None:
         """The run directory is there, and nothing else yet: journal, ledger, watchdog, first announcement."""
-        self._journal.write("begin", environment=self._plan.environment, facts=self._facts)
+        me = Owner.of(os.getpid())
+        self._journal.write("begin", owner=me, environment=self._plan.environment, facts=self._facts)
         self._exposed = True
         self._tell("start", "begun", text=self._plan.file.summary)
         command = (sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path), str(self._after_s))

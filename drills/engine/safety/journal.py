@@ -1,6 +1,6 @@
 """The write-ahead journal: intent on disk (fsync) before every injection, outcome after it; one JSON object a line.
 
-    begin     environment, and the facts by which it can be healed without the dead process's memory; before the start
+    begin     its owner, environment, and facts by which it can be healed without the dead process's memory; at first
     fleet     the facts again, once the fleet is up       intent    before an injection       outcome   after it
     end       everything was healed and stopped           restored  ``blackstart restore`` did it instead
 
@@ -18,6 +18,7 @@ from typing import Any
 
 import msgspec
 
+from drills.engine.safety.owner import Owner
 from history.errors import RecordingError
 
 
@@ -34,13 +35,18 @@ class Journal:
 
 @dataclass(frozen=True)
 class JournalState:
-    """What a journal says. ``healed``: nothing of the run can be left. ``hurt``: targets with an open intent."""
+    """What a journal says. ``healed``: nothing of the run can be left. ``hurt``: targets with an open intent.
+
+    ``facts``: all that was said, the last word of each; ``said``: (environment, facts) of each entry, as a damaged one
+    may have the last word.
+    """
 
     begun: bool = False
     healed: bool = False
-    environment: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
     hurt: tuple[str, ...] = ()
+    owner: Owner | None = None
+    said: tuple[tuple[str, dict[str, Any]], ...] = ()
 
 
 class _Entry(msgspec.Struct):
@@ -49,6 +55,7 @@ class _Entry(msgspec.Struct):
     facts: dict[str, Any] = {}
     target: str = ""
     healed: bool = False
+    owner: Owner | None = None
 
 
 _decode = msgspec.json.Decoder(_Entry).decode
@@ -61,7 +68,8 @@ def read_journal(path: Path) -> JournalState:
     except OSError:
         return JournalState()
     begun = healed = False
-    environment, facts, hurt = "", dict[str, Any](), dict[str, bool]()
+    owner: Owner | None = None
+    said, facts, hurt = list[tuple[str, dict[str, Any]]](), dict[str, Any](), dict[str, bool]()
     for line in filter(None, lines):
         try:
             entry = _decode(line)
@@ -69,13 +77,14 @@ def read_journal(path: Path) -> JournalState:
             continue
         if entry.entry in ("begin", "fleet", "intent"):
             begun, healed = True, False
-            environment, facts = entry.environment or environment, facts | entry.facts
+            owner, facts = entry.owner or owner, facts | entry.facts
+            said += [(entry.environment, entry.facts)] if entry.entry != "intent" else []
             hurt |= {entry.target: True} if entry.entry == "intent" else {}
         elif entry.entry == "outcome" and entry.healed:
             hurt.pop(entry.target, None)
         elif entry.entry in ("end", "restored"):
             begun, healed, hurt = True, True, {}
-    return JournalState(begun, healed, environment, facts, tuple(hurt))
+    return JournalState(begun, healed, facts, tuple(hurt), owner, tuple(said))
 
 
 def append_line(path: Path, record: Any) -> None:

@@ -6,11 +6,12 @@ by the judge. The optional webhook tells others at start, injection, heal and en
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ import msgspec
 import requests
 
 from drills.engine.safety.journal import append_line
-from drills.engine.safety.lock import user
+from drills.engine.safety.owner import user
 from history.errors import RecordingError, UsageError
 
 WEBHOOK_TIMEOUT_S = 2.0
@@ -71,9 +72,22 @@ class Ledger:
         append_line(self.path, entry)
         return entry
 
+    @contextlib.contextmanager
+    def operation(self, name: str, *, clusters: tuple[str, ...] = (), text: str = "") -> Iterator[list[str]]:
+        """An entry before the block and one after it: ``ok`` with the lines that it gave, or ``failed`` and why."""
+        self.write(name, "begun", clusters=clusters, text=text)
+        said: list[str] = []
+        try:
+            yield said
+        except BaseException as error:
+            with contextlib.suppress(RecordingError):
+                self.write(name, "failed", clusters=clusters, text=f"{type(error).__name__}: {error}")
+            raise
+        self.write(name, "ok", clusters=clusters, text="; ".join(filter(None, (text, *said))))
+
 
 def read_ledger(state: Path, last: int = 20) -> tuple[Entry, ...]:
-    """The last entries; damaged lines are skipped."""
+    """The last entries, 0: all; damaged lines are skipped."""
     found = []
     try:
         lines = (state / "ledger.jsonl").read_bytes().splitlines()
@@ -127,8 +141,12 @@ class Webhook:
 
 def webhook_url(url: str) -> str:
     """The URL if it is one that can be posted to; ``UsageError`` else."""
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.hostname):
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # brackets that do not match, a port that is none
+        good = False
+    if url and not good:
         raise UsageError(
             f"--webhook {url!r}: must be an http or https URL",
             hint="for example --webhook https://hooks.example.org/drills, or BLACKSTART_WEBHOOK",

@@ -1,8 +1,8 @@
 """The lock: two drills never run at once on the same targets, and it outlives the harness that took it.
 
-One small file a target in the state directory: who holds it (process, its start, this boot), which run, and the facts
-to heal that run by. A lock whose owner died is taken over only when that run is known to be healed; else the next run
-is refused and told to `blackstart restore`. It heals nothing itself.
+One small file a target in the state directory: who holds it (``Owner``), which run, and the facts to heal that run by.
+A lock whose owner died is taken over only when that run is known to be healed; else the next run is refused and told to
+`blackstart restore`. It heals nothing itself.
 
 State directory: $BLACKSTART_STATE, else $XDG_STATE_HOME/blackstart, else ~/.local/state/blackstart.
 """
@@ -11,50 +11,29 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import getpass
 import os
 import re
-import socket
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import psutil
 
 from drills.engine.safety.journal import read_journal
-from history.clock import boot_id
-from history.errors import RecordingError, Refused
+from drills.engine.safety.owner import Owner, user
+from history.errors import RecordingError, Refused, UsageError
 from history.rundir import RunDirectory, pretty_json, write_atomic
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
     """Where locks and the ledger are kept; not made until something is written."""
     if own := environ.get("BLACKSTART_STATE"):
-        return Path(own)
+        return Path(own).absolute()  # the watchdog and the load run in other folders
     home = environ.get("XDG_STATE_HOME") or Path(environ.get("HOME") or Path.home(), ".local", "state")
-    return Path(home) / "blackstart"
-
-
-@dataclass(frozen=True)
-class Owner:
-    """A process that cannot be mistaken for a later one of the same number."""
-
-    pid: int
-    started: int
-    boot_id: str
-
-    @classmethod
-    def of(cls, pid: int) -> Owner:
-        """The owner record of a live process; ``started`` 0 when there is none."""
-        return cls(pid, start_of(pid), boot_id())
-
-    @property
-    def alive(self) -> bool:
-        """Stopped (SIGSTOP) counts as alive; dead and not yet waited for does not."""
-        return self.boot_id == boot_id() and self.started != 0 and start_of(self.pid) == self.started
+    return Path(home).absolute() / "blackstart"
 
 
 @dataclass(frozen=True)
@@ -67,7 +46,6 @@ class Lock:
     drill: str
     environment: str
     user: str
-    host: str
     since: str
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -77,9 +55,8 @@ class Lock:
         return read_journal(RunDirectory(Path(self.run)).journal).healed
 
     def __str__(self) -> str:
-        return (
-            f"drill {self.drill} by {self.user}@{self.host} since {self.since} (process {self.owner.pid}; {self.run})"
-        )
+        who = f"{self.user}@{self.owner.host}"
+        return f"drill {self.drill} by {who} since {self.since} (process {self.owner.pid}; {self.run})"
 
 
 class Locks:
@@ -93,6 +70,10 @@ class Locks:
         self, targets: tuple[str, ...], *, run: Path, drill: str, environment: str, facts: dict[str, Any]
     ) -> tuple[str, ...]:
         """Takes all targets or none; returns notes about locks that were taken over. ``Refused`` says what to do."""
+        try:
+            str(run).encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{str(run)!r} is no UTF-8 text", hint="choose another place with --out DIR") from error
         lock = Lock(
             target="",
             owner=Owner.of(os.getpid()),
@@ -100,11 +81,10 @@ class Locks:
             drill=drill,
             environment=environment,
             user=user(),
-            host=socket.gethostname(),
             since=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             facts=facts,
         )
-        with self.mutex("mutex"):
+        with self.mutex():
             notes = self.require_free(targets)
             for target in sorted(targets):
                 write_atomic(self._file(target), pretty_json(replace(lock, target=target)))
@@ -117,22 +97,36 @@ class Locks:
             lock = self._read(self._file(target))
             if lock is None:
                 continue
-            if lock.owner.alive:
-                raise Refused(
-                    f"another drill holds {target}: {lock}",
-                    hint="wait until it ends, or look at it: `blackstart watch`",
-                )
+            self.require_dead(lock)
             if not lock.healed:
                 raise Refused(
                     f"the last run on {target} died and was not healed: {lock}",
-                    hint=f"heal it first: `blackstart restore {lock.run}`",
+                    hint=f"heal it first: `blackstart restore {shlex.quote(lock.run)}`",
                 )
             notes.append(f"took over the lock on {target}: its owner died after everything was healed ({lock.run})")
         return tuple(notes)
 
+    def require_dead(self, lock: Lock) -> None:
+        """``Refused`` unless the one who holds it is known to be dead."""
+        if lock.owner.alive:
+            hint = "wait until it ends, or look at it: `blackstart watch`"
+            if lock.owner.stopped or not lock.owner.here:
+                hint = lock.owner.next_step(lock.run)
+            if not lock.owner.here:
+                hint += f"; if that machine is gone for good, delete {self._file(lock.target)}"
+            raise Refused(f"another drill holds {lock.target}: {lock}", hint=hint)
+
     def all(self) -> tuple[Lock, ...]:
-        """Every lock there is, by target."""
-        found = [self._read(path) for path in sorted(self._folder.glob("*.json"))]
+        """Every lock that can be read, by target."""
+        return tuple(lock for lock in map(self._look, self._files()) if isinstance(lock, Lock))
+
+    def unreadable(self) -> tuple[Refused, ...]:
+        """What is wrong with each of the others; a target whose lock cannot be read is held."""
+        return tuple(error for error in map(self._look, self._files()) if isinstance(error, Refused))
+
+    def of_environment(self, environment: str) -> tuple[Lock, ...]:
+        """Every lock on targets of an environment; ``Refused`` when one of them cannot be read."""
+        found = map(self._read, self._files(environment))
         return tuple(lock for lock in found if lock is not None)
 
     def of_run(self, run: Path) -> tuple[Lock, ...]:
@@ -140,19 +134,24 @@ class Locks:
         return tuple(lock for lock in self.all() if Path(lock.run) == run)
 
     def release(self, run: Path) -> tuple[str, ...]:
-        """Lets go of everything that ``run`` holds; idempotent; returns the targets."""
-        with self.mutex("mutex"):
-            held = self.of_run(run)
-            for lock in held:
-                self._file(lock.target).unlink(missing_ok=True)
-        return tuple(lock.target for lock in held)
+        """Lets go of what this very process holds for ``run``; idempotent; returns the targets."""
+        with self.mutex():
+            me = Owner.of(os.getpid())
+            return self.drop(lock for lock in self.of_run(run) if lock.owner == me)
+
+    def drop(self, locks: Iterable[Lock]) -> tuple[str, ...]:
+        """Deletes locks that nobody needs any more (within the mutex); returns their targets."""
+        found = tuple(locks)
+        for lock in found:
+            self._file(lock.target).unlink(missing_ok=True)
+        return tuple(lock.target for lock in found)
 
     @contextlib.contextmanager
-    def mutex(self, name: str) -> Iterator[None]:
-        """One process at a time; the kernel lets go when its holder dies."""
+    def mutex(self) -> Iterator[None]:
+        """One process at a time looks and changes; the kernel lets go when its holder dies."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            file = (self._state / name).open("w")
+            file = (self._state / "mutex").open("w")
         except OSError as error:
             raise RecordingError(
                 f"cannot write to the state directory {self._state}: {error.strerror}",
@@ -160,7 +159,18 @@ class Locks:
             ) from error
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
+            for part in self._folder.glob("*.part"):  # of somebody who was killed while writing
+                part.unlink(missing_ok=True)
             yield
+
+    def _files(self, environment: str = "") -> list[Path]:
+        return sorted(self._folder.glob(f"{environment}*.json"))
+
+    def _look(self, path: Path) -> Lock | Refused | None:
+        try:
+            return self._read(path)
+        except Refused as error:
+            return error
 
     def _file(self, target: str) -> Path:
         return self._folder / (re.sub(r"[^A-Za-z0-9._-]", "_", target) + ".json")
@@ -175,29 +185,3 @@ class Locks:
                 f"the lock {path} cannot be read: {error}",
                 hint="make sure that no drill runs (`blackstart watch RUN`, `ps`), then delete that file",
             ) from error
-
-
-def user() -> str:
-    """Who runs this, as far as the system knows; with sudo, who asked it to."""
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = str(os.getuid())
-    behind = os.environ.get("SUDO_USER", "")
-    return f"{name} (sudo by {behind})" if behind and behind != name else name
-
-
-def start_of(pid: int) -> int:
-    """When a live process began, in units of this boot that no step of the wall clock changes; 0 when there is none."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return 0 if fields[0] in "ZX" else int(fields[19])
-    except (OSError, IndexError, ValueError):
-        pass
-    if Path("/proc/self/stat").exists():
-        return 0
-    try:
-        process = psutil.Process(pid)
-        return 0 if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time())
-    except psutil.Error:
-        return 0

@@ -1,24 +1,28 @@
 """``restore``: heals whatever a dead run left, from its lock and its journal alone, without the dead process's memory.
 
-Called by ``blackstart restore`` and by the watchdog. Idempotent: what is healed already is said to be so. It refuses to
-touch a run whose harness lives. The environment does the work (``fleet.environments.restore_leftovers``); here are only
-the harness's own children, its temporary files, the journal, the ledger and the lock.
+Called by ``blackstart restore``, ``blackstart fleet down`` and the watchdog. Idempotent. It refuses to touch a run
+whose harness is not known to be dead, whatever the locks say; of one that is healed it only lets go. The environment
+does the work (``fleet.environments.restore_leftovers``); here are only the harness's own children, its temporary files,
+the journal, the ledger and the lock.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from drills.engine.safety.journal import Journal, read_journal
-from drills.engine.safety.ledger import Entry, Ledger
+from drills.engine.safety.journal import Journal, JournalState, read_journal
+from drills.engine.safety.ledger import Entry, Ledger, read_ledger
 from drills.engine.safety.lock import Lock, Locks
-from fleet.environments import restore_leftovers
-from history.errors import RecordingError, Refused, UsageError
+from drills.engine.safety.owner import Owner
+from fleet.environments import ENVIRONMENTS, restore_leftovers
+from history.errors import BlackstartError, RecordingError, Refused, UsageError
 from history.rundir import RunDirectory
 from loadgen.control import ControlFiles
 
@@ -32,39 +36,106 @@ def unhealed(locks: Locks) -> tuple[Lock, ...]:
     return tuple({lock.run: lock for lock in locks.all() if not lock.owner.alive}.values())
 
 
-def restore(run: Path, state: Path, by: str, drain_s: float = DRAIN_S) -> tuple[str, ...]:
+def restore(
+    run: Path, state: Path, by: str, drain_s: float = DRAIN_S, command_line: tuple[str, ...] = ()
+) -> tuple[str, ...]:
     """Heals what ``run`` left and lets go of its locks; returns what was done, a line each.
 
-    ``UsageError`` when there is neither a lock nor a journal of it, ``Refused`` while its harness lives.
+    ``UsageError`` when there is neither a lock nor a journal of it, ``Refused`` while its harness may live or another
+    drill has what it would heal.
     """
     locks, directory = Locks(state), RunDirectory(run.resolve())
-    with locks.mutex("restoring"):
+    with locks.mutex():
         held, journal = locks.of_run(directory.path), read_journal(directory.journal)
         if not held and not journal.begun:
             raise UsageError(
-                f"{run} is no run that could have left anything: no lock names it, and it has no journal",
+                f"{str(run)!r} is no run that could have left anything: no lock names it, and it has no journal",
                 hint="give the directory that `blackstart run` printed; without one, all that is unhealed is healed",
             )
-        if alive := [lock for lock in held if lock.owner.alive]:
-            raise Refused(
-                f"its harness is alive: {alive[0]}",
-                hint=f"end it first: `touch {directory.path}/stop`, or Ctrl-C where it runs; it heals by itself",
-            )
-        facts = {key: value for lock in held for key, value in lock.facts.items()} | journal.facts
-        environment = journal.environment or next((lock.environment for lock in held), "local")
-        done = [f"{name}: an injected fault was open" for name in journal.hurt]
-        done += restore_leftovers(environment, facts)
-        done += _end_children(directory.path, drain_s)
-        done += _tidy(directory)
-        entry = Entry(drill=next((lock.drill for lock in held), ""), run=str(directory.path), environment=environment)
+        owners = {lock.owner for lock in held} | ({journal.owner} if journal.owner else set())
+        if alive := [owner for owner in owners if owner.alive]:
+            if journal.healed and not held:
+                return ()  # its process is at its pages, or at another run
+            raise Refused(_of_the_living(directory, alive[0]), hint=alive[0].next_step(str(directory.path)))
+        environment = _environment(journal, held)
+        if not journal.healed and not held:
+            _require_unclaimed(locks, environment)
+        book = Ledger(state, replace(_about(directory.path, state, held), command_line=command_line))
+
+        def enter(outcome: str, text: str = "") -> None:
+            text = f"{by}: {text}" if text else by
+            with contextlib.suppress(RecordingError):  # a full disk must not keep anything from being healed
+                book.write("restore", outcome, clusters=journal.hurt, text=text)
+
+        if not journal.healed:
+            enter("begun")
+        try:
+            done = [f"{name}: an injected fault was open" for name in journal.hurt]
+            done += [] if journal.healed else _heal(environment, _facts(journal, held, directory.path, environment))
+            done += _end_children(directory.path, drain_s)
+            done += _tidy(directory)
+        except BlackstartError as error:
+            enter("failed", error.message)
+            raise
         if directory.path.is_dir() and (done or not journal.healed):
-            _if_it_can_be_said(lambda: Journal(directory.journal).write("restored", by=by, done=done))
-        if done or held:
-            _if_it_can_be_said(
-                lambda: Ledger(state, entry).write("restore", "ok", clusters=journal.hurt, text="; ".join(done) or by)
-            )
-        done += [f"released the lock on {target}" for target in locks.release(directory.path)]
+            with contextlib.suppress(RecordingError):
+                Journal(directory.journal).write("restored", by=by, done=done)
+        if done or held or not journal.healed:
+            enter("ok", "; ".join(done))
+        done += [f"released the lock on {target}" for target in locks.drop(held)]
     return tuple(done)
+
+
+def _about(run: Path, state: Path, held: tuple[Lock, ...]) -> Entry:
+    """What the ledger has of the run itself: drill, environment, blast radius."""
+    known = [entry for entry in read_ledger(state, last=0) if entry.run == str(run)]
+    return known[-1] if known else Entry(drill=next((lock.drill for lock in held), ""), run=str(run))
+
+
+def _of_the_living(directory: RunDirectory, owner: Owner) -> str:
+    """Whether its harness still works is for people to judge: where it is and when it last wrote."""
+    written = [path.stat().st_mtime for path in (directory.journal, directory.ops_file("runner")) if path.is_file()]
+    silent = f"; it last wrote {time.time() - max(written):.0f} s ago" if written else ""
+    place = "its harness is alive" if owner.here else f"its harness is on {owner.host}"
+    return f"{place} (process {owner.pid}{', stopped' if owner.stopped else ''}{silent})"
+
+
+def _require_unclaimed(locks: Locks, environment: str) -> None:
+    """What a run without a lock left may by now be what another drill works with: a kind fleet has one folder."""
+    others = [lock for lock in locks.all() if lock.environment == environment and lock.owner.alive]
+    if others:
+        raise Refused(
+            f"{others[0].target} is in other hands by now: {others[0]}",
+            hint="wait until that drill has ended (`blackstart watch`), then restore again",
+        )
+
+
+def _environment(journal: JournalState, held: tuple[Lock, ...]) -> str:
+    """The lock's word first, then the last of the journal's that names one that there is."""
+    named = [lock.environment for lock in held] + [name for name, _ in reversed(journal.said) if name]
+    return next((name for name in named if name in ENVIRONMENTS), named[0] if named else "local")
+
+
+def _facts(journal: JournalState, held: tuple[Lock, ...], run: Path, environment: str) -> list[dict[str, Any]]:
+    """Every distinct account of what is to be healed: one damaged entry must not hide what a sound one says."""
+    said = [lock.facts for lock in held] + [facts for _, facts in journal.said]
+    whole: dict[str, Any] = {key: value for facts in said for key, value in facts.items()}
+    every = [whole | facts for facts in reversed(said)]
+    every += [whole | {"work_dir": str(run / "fleet")}] if environment == "local" else []
+    return [facts for number, facts in enumerate(every) if facts not in every[:number]] or [{}]
+
+
+def _heal(environment: str, accounts: list[dict[str, Any]]) -> list[str]:
+    """By every account; the first error, once all have been tried."""
+    done, failed = list[str](), list[BlackstartError]()
+    for facts in accounts:
+        try:
+            done += restore_leftovers(environment, facts)
+        except BlackstartError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return done
 
 
 def children(run: Path) -> list[psutil.Process]:
@@ -104,9 +175,3 @@ def _tidy(directory: RunDirectory) -> list[str]:
         if (directory.path / "load").is_dir():
             ControlFiles(directory).clear()
     return [f"removed {len(parts)} unfinished files"] if parts else []
-
-
-def _if_it_can_be_said(write: Callable[[], object]) -> None:
-    """A full disk must not keep anything from being healed and let go."""
-    with contextlib.suppress(RecordingError):
-        write()
