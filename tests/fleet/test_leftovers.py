@@ -96,6 +96,18 @@ def test_only_a_fleets_own_directory_is_removed(lock: bool, removed: bool, tmp_p
     assert work_dir.exists() is not removed
 
 
+@pytest.mark.parametrize(
+    "said", [5, "127.70.1.0/24", ["127"], ["127.\0.1.0/24", {}], ["127.99999.1.0/24"], ["10.0.0.0/8"]]
+)
+def test_what_is_no_network_of_a_fleet_is_passed_over(said: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(black_hole, "close_hole", closed.append)
+    assert restore_leftovers("local", {"networks": said}) == ()
+    assert closed == []
+    restore_leftovers("local", {"networks": ["127.70.1.0/24"]})
+    assert closed == ["127.70.1.0/24"]
+
+
 def test_environments_say_what_a_run_must_hold_alone() -> None:
     assert lock_targets("local", micro()) == ("local",)
     assert lock_targets("contexts", micro()) == ("contexts-amber", "contexts-cobalt", "contexts-jade")

@@ -8,6 +8,7 @@ own networks, and its own work directory.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import shutil
 import socket
 import time
@@ -29,7 +30,8 @@ def restore(facts: dict[str, Any]) -> tuple[str, ...]:
     work_dir = Path(str(facts["work_dir"])) if facts.get("work_dir") else None
     if ended := _end_processes(str(facts.get("fleet_id") or ""), work_dir):
         done.append(f"ended {ended} processes of the fleet")
-    networks = [str(one) for one in facts.get("networks") or () if one]
+    said = facts.get("networks")
+    networks = [one for one in said if _is_loopback(one)] if isinstance(said, list) else []
     closed = [network for network in networks if not _in_use(network) and black_hole.close_hole(network)]
     if closed:
         done.append(f"removed the firewall rules of {', '.join(closed)}")
@@ -70,6 +72,13 @@ def _end_processes(fleet_id: str, work_dir: Path | None) -> int:
                 hint="look at them with ps, then restore again",
             )
     return len(ended)
+
+
+def _is_loopback(said: object) -> bool:
+    """Is it a network that a fleet could have had? A damaged journal may say anything."""
+    with contextlib.suppress(ValueError):
+        return isinstance(said, str) and ipaddress.IPv4Network(said).is_loopback
+    return False
 
 
 def _in_use(network: str) -> bool:

@@ -30,7 +30,7 @@ from fleet.environments.local.processes import adopt_orphans, fork
 MARKER: Final = "BLACKSTART_FLEET"
 """Environment variable that every process of a fleet carries; its value is the fleet's id."""
 
-LOCK_NAME: Final = "lock"
+LOCK_NAME: Final = "blackstart-fleet.lock"
 PRELOAD: Final = (
     "aiohttp.web",
     "numpy",
