@@ -7,6 +7,7 @@ never serves a whole object whose hash is wrong.
     POST /fetch {"model", "corrupt"?: [sha256]}   {"model", "paths", "objects", "source", "bytes", "seconds", "lease"}
     POST /release {"lease"}                       the files were read: they may be evicted again
     GET  /objects/{sha256}[?wait=1], /models/{model}    for peers   GET /events, /metrics, /healthz
+         409: another node is getting it from here, ask that one · 425: asked for, not here yet · 404: neither
 
 ``source`` is the farthest tier that any of the bytes came from. A lease that nobody releases ends after LEASE_S.
 ``corrupt`` names objects that the reader found damaged: they are dropped, reported and fetched again.
@@ -302,6 +303,7 @@ class AgentApi:
         self._registry = registry
         self._log = log
         self._link = TokenBucket(config.link_bytes_s)
+        self._giving: set[str] = set()
         self.events = EventLog()
         self.agent: Agent
 
@@ -339,17 +341,25 @@ class AgentApi:
         return web.json_response({"released": self.agent.release(body.get("lease", 0))})
 
     async def get_object(self, request: web.Request) -> web.StreamResponse:
-        """``GET /objects/{sha256}`` for peers: from the cache, or as it arrives; 404 when it is neither."""
+        """``GET /objects/{sha256}`` for peers: from the cache, or as it arrives; to one node at a time, since two would
+        share the link, and the second can have it from the first."""
         sha256 = request.match_info["sha256"]
         chunk = chunk_bytes(self._config.link_bytes_s)
-        if (data := self.agent.open_verified(sha256)) is not None:
-            return await self._send(request, len(data), _cut(data, chunk))
         flight = self.agent.flight(sha256)
         flow = await flight.flow(WAIT_S if request.query.get("wait") else 0.0) if flight is not None else None
-        if flow is not None:
-            with FileIO(flow.part) as file:  # stays readable when it is moved into place, or evicted
-                return await self._send(request, flow.size, flow.follow(file, chunk))
-        return web.json_response({"error": "not in this cache"}, status=404)
+        if sha256 in self._giving:
+            return web.json_response({"error": "is being given to another node"}, status=409)
+        self._giving.add(sha256)
+        try:
+            if flow is not None:
+                with FileIO(flow.part) as file:  # stays readable when it is moved into place, or evicted
+                    return await self._send(request, flow.size, flow.follow(file, chunk))
+            if (data := self.agent.open_verified(sha256)) is not None:
+                return await self._send(request, len(data), _cut(data, chunk))
+        finally:
+            self._giving.discard(sha256)
+        on_its_way = flight is not None and flight.active
+        return web.json_response({"error": "not in this cache"}, status=425 if on_its_way else 404)
 
     async def _send(self, request: web.Request, size: int, chunks: AsyncIterator[bytes]) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/octet-stream"})

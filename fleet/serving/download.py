@@ -28,6 +28,9 @@ from history.op import PEER, STORE
 RETRY_S: Final = 0.1
 IMPATIENT_S: Final = 0.02
 """How soon an agent that does not honour Retry-After asks again."""
+LOOK_S: Final = 0.02
+LOOKS: Final = {409: 50, 425: 3}
+"""By what a peer answers: who has it gives it to somebody, who will give it on soon; or asks for it at this moment."""
 PEER_REST_S: Final = 2.0
 """A peer that failed is not asked again for this long."""
 
@@ -35,9 +38,11 @@ PEER_REST_S: Final = 2.0
 class Unavailable(Exception):
     """One source cannot give the object now; ``wait_s``: how long it asks to be left alone (503)."""
 
-    def __init__(self, reason: str, wait_s: float = 0.0) -> None:
+    def __init__(self, reason: str, wait_s: float = 0.0, looks: int = 0) -> None:
         super().__init__(reason)
         self.wait_s = wait_s
+        self.looks = looks
+        """How often to look again among peers before a store is asked: one of them has it, or will have."""
 
 
 @dataclass(frozen=True)
@@ -97,20 +102,24 @@ class Downloader:
         deadline_ns = self._deadline_ns()
         reason = "no store is configured"
         flight.begins()
-        while True:
-            wait_s = RETRY_S
+        for tries in count():
+            wait_s, looks = RETRY_S, 0
             for source, ahead in self._order(item):
+                if source.tier == STORE and tries < looks:
+                    wait_s = LOOK_S
+                    break
                 try:
                     await self._object(source, item, path, flight, ahead)
                     return source.tier
                 except Unavailable as error:
-                    reason = f"{source.url}: {error}"
+                    reason, looks = f"{source.url}: {error}", max(looks, error.looks)
                     wait_s = max(wait_s, error.wait_s) if self._config.honour_retry_after else IMPATIENT_S
                 except (aiohttp.ClientError, TimeoutError) as error:
                     reason = f"{source.url}: {_text(error)}"
                     if source.tier == PEER:
                         self._resting[source] = self._clock() + round(PEER_REST_S * NS_PER_S)
             await self._rest(wait_s, deadline_ns, f"object {item.sha256[:12]}", reason)
+        raise AssertionError("count() never ends")
 
     def _order(self, item: WeightObject) -> Iterable[tuple[Source, bool]]:
         """(source, is it ahead of this node): an order of the cluster's nodes that all of them share, another for each
@@ -148,7 +157,8 @@ class Downloader:
         try:
             async with self._session.get(url, params=query, timeout=self._timeout(source)) as response:
                 if response.status != 200:
-                    raise Unavailable(f"answered {response.status}", _retry_after_s(response))
+                    looks = LOOKS.get(response.status, 0)
+                    raise Unavailable(f"answered {response.status}", _retry_after_s(response), looks)
                 digest = hashlib.sha256()
                 with part.open("wb", buffering=0) as file:
                     flow = flight.flows(part)

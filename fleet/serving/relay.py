@@ -67,13 +67,13 @@ class Flight:
 
     def __init__(self, size: int) -> None:
         self._size = size
-        self._active = False
+        self.active = False
         self._flow: Flow | None = None
         self._flows = asyncio.Event()
 
     def begins(self) -> None:
         """It is its turn: from now on it is worth waiting for."""
-        self._active = True
+        self.active = True
 
     def flows(self, part: Path) -> Flow:
         """A source gives it."""
@@ -91,7 +91,7 @@ class Flight:
     async def flow(self, at_most_s: float) -> Flow | None:
         """What a source gives now, or within ``at_most_s``. No wait before its turn has come: it may stand behind
         downloads that wait for who asks here."""
-        if self._active and self._flow is None and at_most_s > 0:
+        if self.active and self._flow is None and at_most_s > 0:
             try:
                 await asyncio.wait_for(self._flows.wait(), at_most_s)
             except TimeoutError:

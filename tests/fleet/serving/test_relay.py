@@ -64,7 +64,7 @@ def test_all_nodes_at_once_ask_the_store_once_and_end_together(lab: Any, weights
     async def go() -> None:
         async with lab() as it:
             source = await store_of(it, root, egress_bytes_s=600_000)  # half a second
-            urls = await nodes(it, tmp_path, [source] * 5)
+            urls = await nodes(it, tmp_path, [source] * 5, link_bytes_s=600_000.0)
             began = time.monotonic()
             fetched = await asyncio.gather(*(fetch(it, url) for url in urls))
             assert time.monotonic() - began < 1.5, "from the store alone it would be 2.5 s, node after node as much"
@@ -122,6 +122,24 @@ def test_a_nodes_link_is_a_limit_both_ways(lab: Any, weights: Weights, tmp_path:
                 began = time.monotonic()
                 assert (await fetch(it, url))["source"] == source
                 assert 0.25 < time.monotonic() - began < 1.5, "300 kB down, or up, at 1 MB/s"
+
+    asyncio.run(go())
+
+
+def test_a_node_gives_an_object_to_one_peer_at_a_time(lab: Any, weights: Weights, tmp_path: Path) -> None:
+    root, manifest = weights
+    name = manifest.objects[0].sha256
+
+    async def go() -> None:
+        async with lab() as it:
+            (url,) = await nodes(it, tmp_path, [await store_of(it, root)], link_bytes_s=400_000.0)
+            await fetch(it, url)
+            async with it.session.get(f"{url}/objects/{name}") as first:
+                async with it.session.get(f"{url}/objects/{name}") as second:
+                    assert (first.status, second.status) == (200, 409), "the second can have it from the first"
+                assert len(await first.read()) == 80_000
+            async with it.session.get(f"{url}/objects/{name}") as later:
+                assert later.status == 200
 
     asyncio.run(go())
 
