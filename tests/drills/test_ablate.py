@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,10 +13,13 @@ from rich.console import Console
 
 from assertions.ablation import Cell, Variant
 from drills.engine.commands import ablate
+from drills.engine.commands.options import Asked
 from drills.engine.nouns import Destroy, Inject
 from drills.engine.safety.loader import find, load
 from fleet.june import JUNE_REMEDIES
 from history.errors import UsageError
+
+JUNE = Asked("june-2022", "local", 1, None, (), False)
 
 
 def console() -> Console:
@@ -61,13 +66,13 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
     commit = ["now"]
     broken = {"only peers"}
 
-    def run(_: Any, file: Any, wanted: Any, __: str, ___: int, folder: Path) -> int:
+    def run(_: Any, asked: Asked, wanted: Any, folder: Path, *__: Any) -> int:
         ran.append(wanted.name)
         if wanted.name in broken:
             return 130
         made = folder / f"run-{len(ran)}"
         made.mkdir(parents=True)
-        (made / "drill.py").write_text(file.text)
+        (made / "drill.py").write_text(find(asked.drill, Path.cwd()).text)
         (made / "result.json").write_bytes(b"{}")
         return 0
 
@@ -79,11 +84,11 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
     monkeypatch.setattr("assertions.ablation.variant", variant)
     monkeypatch.setattr(ablate, "_commit", lambda _: commit[0])
     monkeypatch.setattr(ablate, "commit_of", lambda _: ("now", False))
-    assert ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False) == 130, "Ctrl-C ends all, not one run"
+    assert ablate.ablate(console(), JUNE, tmp_path, False) == 130, "Ctrl-C ends all, not one run"
     assert ran == ["none", "only locks", "only setup", "only shard", "only stores", "only peers"]
     broken.clear()
     shown = console()
-    assert ablate.ablate(shown, "june-2022", "local", 1, tmp_path, False) == 0
+    assert ablate.ablate(shown, JUNE, tmp_path, False) == 0
     assert ran[6:] == ["only peers", "only light", "only headroom", "only fallback", "all"]
     said = shown.file.getvalue()  # type: ignore[attr-defined]
     assert "6 of 10: only peers" in said
@@ -93,13 +98,38 @@ def test_finished_runs_are_kept_and_only_the_rest_is_run(tmp_path: Path, monkeyp
     assert (folder / "ablation.json").is_file()
     for stale in folder.glob("only-light/*/drill.py"):
         stale.write_text("another drill")
-    ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    ablate.ablate(console(), JUNE, tmp_path, False)
     assert ran[11:] == ["only light"], "a run of another drill is no run of this one"
     commit[0] = "another"
-    ablate.ablate(console(), "june-2022", "local", 1, tmp_path, False)
+    ablate.ablate(console(), JUNE, tmp_path, False)
     assert len(ran) == 12 + 2 * 10, "and of another commit neither: each is tried twice"
 
 
 def test_a_drill_without_remediations_has_nothing_to_compare(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no remediations to compare"):
-        ablate.ablate(console(), "cluster-loss", "local", 1, tmp_path, False)
+        ablate.ablate(console(), replace(JUNE, drill="cluster-loss"), tmp_path, False)
+
+
+def test_every_option_reaches_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[Any, ...]] = []
+
+    def run_drill(plan: Any, out: Path, view: Any, words: tuple[str, ...], port: int, webhook: str) -> Any:
+        told.append((words, port, webhook, plan.environment))
+        return SimpleNamespace(exit_code=0)
+
+    monkeypatch.setattr(ablate, "run_drill", run_drill)
+    asked = replace(JUNE, confirmed=("cobalt",), expect_fail=True)
+    ablate.ablate(console(), asked, tmp_path, False, 8123, "http://hooks.example")
+    assert len(told) == 2 * 10
+    assert {one[1:] for one in told} == {(8123, "http://hooks.example", "local")}
+    first, *_, last = [" ".join(words) for words, *_ in told]
+    rest = "--env local --seed 1 --confirm cobalt --expect-fail --gateway-port 8123"
+    assert first == f"blackstart run june-2022 {rest}"
+    assert last.startswith("blackstart run june-2022+")
+    assert last.endswith(rest)
+
+
+def test_another_fleet_would_replace_what_is_compared(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--ablate with --fleet 'micro'") as caught:
+        ablate.ablate(console(), replace(JUNE, fleet="micro"), tmp_path, False)
+    assert "leave out --fleet" in caught.value.hint

@@ -16,13 +16,13 @@ from rich.table import Table
 
 from assertions import ablation, decode_result
 from assertions.ablation import NONE, Variant
+from drills.engine.commands.options import Asked
 from drills.engine.commands.verdict import shorten
 from drills.engine.nouns import Ablation
 from drills.engine.runner.facts import commit_of
 from drills.engine.runner.run import INTERRUPTED_EXIT, run_drill
 from drills.engine.runner.view import PlainView
 from drills.engine.safety.loader import DrillFile, find, load
-from drills.engine.safety.plan import make_plan
 from drills.engine.safety.refusals import refuse
 from history.errors import UsageError
 from history.rundir import RunDirectory, write_atomic
@@ -56,13 +56,20 @@ def wanted_runs(found: Ablation, leave_one_out: bool) -> tuple[Wanted, ...]:
     return (*runs, Wanted("all", every))
 
 
-def ablate(console: Console, drill: str, environment: str, seed: int, out: Path, leave_one_out: bool) -> int:
+def ablate(
+    console: Console, asked: Asked, out: Path, leave_one_out: bool, gateway_port: int = 0, webhook: str = ""
+) -> int:
     """Does what is not done yet; exit code 0 when every run is there and sound, 130 when interrupted, else 2."""
-    file = find(drill, Path.cwd())
+    file, seed = find(asked.drill, Path.cwd()), asked.seed
     loaded = load(file)
+    if asked.fleet is not None:
+        raise UsageError(
+            f"--ablate with --fleet {asked.fleet!r}: each remediation is a fleet of its own",
+            hint="leave out --fleet, or write a drill with an ablation over that fleet",
+        )
     if loaded.ablation is None or file.remedies:
         raise UsageError(
-            f"{drill} has no remediations to compare", hint="give a drill with an ablation, for example june-2022"
+            f"{asked.drill} has no remediations to compare", hint="give a drill with an ablation, for example june-2022"
         )
     runs = wanted_runs(loaded.ablation, leave_one_out)
     folder = out / f"{loaded.name}-ablation-{seed}"
@@ -74,7 +81,7 @@ def ablate(console: Console, drill: str, environment: str, seed: int, out: Path,
             left = _left(runs[number - 1 :], folder, file, took, loaded.longest_s())
             console.print(f"{number} of {len(runs)}: {run.name} · about {left / 60:.0f} min left", soft_wrap=True)
             began = time.monotonic()
-            if _run(console, file, run, environment, seed, folder / run.folder) == INTERRUPTED_EXIT:
+            if _run(console, asked, run, folder / run.folder, gateway_port, webhook) == INTERRUPTED_EXIT:
                 console.print("   interrupted; the same command goes on from here", soft_wrap=True)
                 return INTERRUPTED_EXIT
             took.append(time.monotonic() - began)
@@ -103,14 +110,12 @@ def write(
     return made
 
 
-def _run(console: Console, file: DrillFile, run: Wanted, environment: str, seed: int, folder: Path) -> int:
-    variant = replace(file, remedies=run.remedies)
-    plan = make_plan(variant, environment, seed)
+def _run(console: Console, asked: Asked, run: Wanted, folder: Path, gateway_port: int, webhook: str) -> int:
+    again = replace(asked, drill="+".join((asked.drill, *run.remedies)))
+    plan = again.plan()
     refuse(plan.refusals)
-    name = "+".join((file.name, *run.remedies))
-    return run_drill(
-        plan, folder, PlainView(console, every_s=30.0), ("blackstart", "run", name, "--seed", str(seed))
-    ).exit_code
+    words = ("blackstart", "run", *again.words, *(("--gateway-port", str(gateway_port)) if gateway_port else ()))
+    return run_drill(plan, folder, PlainView(console, every_s=30.0), words, gateway_port, webhook).exit_code
 
 
 def _finished(folder: Path, run: Wanted, file: DrillFile, *, sound: bool = True) -> Variant | None:

@@ -72,7 +72,7 @@ def command(
     It refuses to start (exit 4, nothing touched) whenever `blackstart plan` shows a reason: see there.
     """
     if ablate:
-        return ablation.ablate(console_out(), asked.drill, asked.environment, asked.seed, out, leave_one_out)
+        return ablation.ablate(console_out(), asked, out, leave_one_out, gateway_port, webhook)
     plan = asked.plan()
     refuse(plan.refusals)
     console = console_out()
