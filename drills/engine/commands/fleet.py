@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from pathlib import Path
 
 import click
 
 from drills.engine.commands.console import console_out, table_of
 from drills.engine.commands.options import fleet_of
+from drills.engine.safety.ledger import Entry, Ledger
 from drills.engine.safety.lock import Locks, state_dir
+from drills.engine.safety.restore import restore
 from fleet.environments import lock_targets
 from fleet.fleets import three_clusters
-from fleet.spec import FleetSpec
 from history.errors import FleetError, UsageError
 
 
@@ -69,8 +72,9 @@ def up(fleet_text: str | None, small: bool, gateway_port: int) -> int:
     console, began = console_out(), time.monotonic()
     spec = three_clusters() if fleet_text is None else fleet_of(fleet_text)
     spec = topology.smaller(spec) if small else spec
-    _require_idle(spec)
-    state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}"), gateway_port)
+    Locks(state_dir()).require_free(lock_targets("kind", spec))
+    with _ledger("up").operation("fleet up", clusters=tuple(one.name for one in spec.clusters), text=spec.name):
+        state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}"), gateway_port)
     console.print(f"Fleet {spec.name} is up ({time.monotonic() - began:.1f} s)")
     console.print(f"Entry point: http://127.0.0.1:{state.ports['gateway']}")
     console.print("Next: blackstart run cluster-loss --env kind" + (f" --fleet {fleet_text}" if fleet_text else ""))
@@ -140,19 +144,34 @@ def kubeconfig(cluster: str | None) -> int:
 @command.command("down")
 @on_kind
 def down() -> int:
-    """Take the fleet away: processes, containers, volumes, network, folder. Nothing that is not its own."""
+    """Take the fleet away: processes, containers, volumes, network, folder. Nothing that is not its own.
+
+    Refused while a drill holds one of its clusters. What a run that died left in them is gone with them: its lock too.
+    """
     from fleet.environments.kind import lifecycle
     from fleet.environments.kind.state import Folder
 
-    folder, console, began = Folder(), console_out(), time.monotonic()
-    state = folder.read() if folder.file.exists() else None
-    if state is not None:
-        _require_idle(state.spec)
-    lifecycle.down(folder, lambda line: console.print(f" ✓ {line}"))
+    console, began, locks, folder = console_out(), time.monotonic(), Locks(state_dir()), Folder()
+    names: tuple[str, ...] = ()
+    with contextlib.suppress(FleetError):  # a damaged file keeps nobody from taking the fleet away
+        names = tuple(one.name for one in found.spec.clusters) if (found := folder.read()) else ()
+    with locks.mutex():
+        held = locks.of_environment("kind")
+        for lock in held:
+            locks.require_dead(lock)
+        with _ledger("down").operation("fleet down", clusters=names) as done:
+
+            def say(line: str) -> None:
+                done.append(line)
+                console.print(f" ✓ {line}")
+
+            lifecycle.down(folder, say)
+    for run in sorted({lock.run for lock in held}):
+        for line in restore(Path(run), state_dir(), by="blackstart fleet down"):
+            console.print(f" ✓ {line}")
     console.print(f"No fleet is up ({time.monotonic() - began:.1f} s)")
     return 0
 
 
-def _require_idle(spec: FleetSpec) -> None:
-    """``Refused`` while a drill holds one of the clusters."""
-    Locks(state_dir()).require_free(lock_targets("kind", spec))
+def _ledger(command: str) -> Ledger:
+    return Ledger(state_dir(), Entry(environment="kind", command_line=("blackstart", "fleet", command)))
