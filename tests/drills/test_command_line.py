@@ -139,6 +139,33 @@ def test_an_objective_that_no_run_could_certify_is_refused(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("scope", "said"),
+    [
+        ("bystanders", "scope 'bystanders' is empty on this fleet: every model under load has a replica in cobalt"),
+        ("class:legacy", "scope 'class:legacy' is empty on this fleet: it has no share of the load"),
+    ],
+)
+def test_an_objective_of_nobody_is_refused(
+    scope: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nobody.py"
+    path.write_text(
+        "from dataclasses import replace\n"
+        "from blackstart import Baseline, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "one = fleets.micro()\n"
+        "models = tuple(replace(m, share={'chat': 0.5, 'curie': 0.0}.get(m.name, m.share)) for m in one.models)\n"
+        "drill = Drill(name='nobody', fleet=replace(one, models=models), load=OpenLoop(rate_rps=50),\n"
+        "    steps=[Baseline(seconds=1), Inject(PowerLoss('cobalt')), Observe(at_most_s=20)],\n"
+        f"    objectives=[o.latency(scope={scope!r}, p95_ms=250)])\n"
+    )
+    assert main(["plan", str(path)]) == 4
+    err = capsys.readouterr().err
+    assert f"{path}:8: objective latency[{scope}]: {said}" in err
+    assert "Next: " in err
+
+
 def test_no_run_directory_is_exit_4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["analyze", str(tmp_path)]) == 4
     assert "is not a run directory" in capsys.readouterr().err

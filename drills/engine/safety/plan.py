@@ -8,6 +8,7 @@ Plan without refusals.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def make_plan(
     placements = placements_planned(drill.fleet)
     forecasts = tuple(forecast(drill.fleet, placements, *victims) for victims in taken_at_once(drill))
     holds, impossible = hold_times(drill, forecasts)
+    impossible += empty_scopes(drill, forecasts)
     fleet = open_fleet(environment, drill.fleet)
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
     subjects = [(fault, clusters.get(fault.cluster, fleet)) for fault in drill.faults]
@@ -93,7 +95,7 @@ def make_plan(
         raise Refused(
             f"{file.name} cannot be carried out as it stands",
             problems=tuple(map(str, impossible)),
-            hint="observe longer, raise the rate, ask for a lower ratio, or choose another fault or environment",
+            hint="observe longer, raise the rate, ask for less, or choose another fault, fleet or environment",
         )
     expectation = expect(drill, forecasts)
     return Plan(
@@ -141,3 +143,20 @@ def hold_times(drill: Drill, forecasts: tuple[Forecast, ...]) -> tuple[list[Hold
                     )
                 )
     return found, impossible
+
+
+def empty_scopes(drill: Drill, forecasts: tuple[Forecast, ...]) -> Iterator[Problem]:
+    """Objectives of which nothing can be measured on this fleet: no model under load is in their scope."""
+    rows = {row.model: row for forecast in forecasts for row in forecast.models if row.replicas_lost}
+    hurt = ", ".join(dict.fromkeys(name for forecast in forecasts for name in forecast.gone)) or "any victim"
+    why = {
+        "bystanders": f"every model under load has a replica in {hurt}; place one elsewhere, or ask of another scope",
+        "affected": f"no model under load has a replica in {hurt}; hurt another cluster, or ask of another scope",
+    }
+    for objective in drill.objectives:
+        scope = objective.spec.scope
+        if not scope.startswith("served by:") and not any(one for _, one in scopes(objective.spec, drill.fleet, rows)):
+            reason = why.get(scope, "it has no share of the load; give it one, or ask of another scope")
+            yield objective.problem(
+                f"objective {objective.spec.name}: scope {scope!r} is empty on this fleet: {reason}"
+            )
