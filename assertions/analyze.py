@@ -19,7 +19,6 @@ from assertions.holds import relapses
 from assertions.measure import Unknown
 from assertions.objectives import judge_objective
 from assertions.phases import EVENT_PHASES, Phases, latest
-from assertions.recovery import Recovery
 from assertions.result import ForecastRow, Interval, ModelRecovery, Result, Totals, WindowSpan
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.validity import validity
@@ -46,7 +45,7 @@ def analyze(run: Run) -> Result:
     named |= {f"class:{name}": Scope(name, members) for name, members in case.classes.items()}
     judged = {key: _recovery(case, key, scope) for key, scope in named.items()}
     fleet = judged["fleet"] if case.edges.injected is not None else None
-    models = {name: _with_canary(case, name, judged[f"model:{name}"]) for name in case.models}
+    models = {name: judged[f"model:{name}"] for name in case.models}
     classes = {name: judged[f"class:{name}"] for name in case.classes}
     objectives = tuple(result for spec in run.header.objectives for result in judge_objective(case, spec))
     measured = validity(case)
@@ -94,7 +93,7 @@ def result_schema() -> bytes:
 def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
     """One row of the phase clock: what ops say and what events say."""
     ratio = case.ratio(key)
-    found = case.recovery(scope, ratio) if case.edges.injected is not None else Recovery(ratio, False)
+    found = case.recovery(scope, ratio)
     members = [case.phases[model] for model in scope.models]
     found_bounds = {name: latest(m.bounds.get(name) for m in members if m.lost) for name in EVENT_PHASES}
     found_bounds |= {
@@ -105,6 +104,8 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
     }
     bounds = {name: interval for name, interval in found_bounds.items() if interval is not None}
     classes = {m.name: m.model_class for m in case.run.header.fleet.models}
+    lost = sum(member.lost for member in members)
+    probed = canary.outage(case, canary.probes(case, scope.label)) if lost and key.startswith("model:") else None
     rows = case.rows(scope)
     failback = case.load.state[rows][case.load.in_window("failback")[rows]]
     ends: dict[str, Any] = {
@@ -120,26 +121,23 @@ def _recovery(case: Case, key: str, scope: Scope) -> ModelRecovery:
         hold_certified_s=found.certified_s,
         bounds=bounds,
         model_class=classes[scope.models[0]] if key != "fleet" else "",
-        victims=sum(member.lost for member in members),
+        victims=lost,
         sent=found.ops,
         bad=found.bad,
         unknown=found.unknown,
         unplaceable=_unplaceable(scope, members),
         failback_bad=int((failback == BAD).sum()),
         degraded=int((case.load.degraded[rows] & case.load.in_window("fault")[rows]).sum()),
+        canary_failed=probed.failed if probed else 0,
+        canary_back_s=probed.back_s if probed else None,
     )
 
 
 def _warm(case: Case, scope: Scope, ratio: float) -> Interval | None:
     try:
-        return case.warmth(scope, ratio).bounds if case.edges.injected is not None else None
+        return case.warmth(scope, ratio).bounds
     except Unknown:
         return None
-
-
-def _with_canary(case: Case, model: str, found: ModelRecovery) -> ModelRecovery:
-    seen = canary.outage(case, canary.probes(case, model)) if found.victims else None
-    return found if seen is None else replace(found, canary_failed=seen.failed, canary_back_s=seen.back_s)
 
 
 def _unplaceable(scope: Scope, members: list[Phases]) -> str:
@@ -155,8 +153,6 @@ def _windows(case: Case, scopes: dict[str, Scope]) -> tuple[WindowSpan, ...]:
         bounds = case.edges.bounds_ns(name)
         if bounds is not None:
             made.append(WindowSpan(name, "fleet", case.edges.seconds(bounds[0]), case.edges.seconds(bounds[1])))
-    if case.edges.injected is None:
-        return tuple(made)
     for key, scope in scopes.items():
         ratio = case.ratio(key)
         made += [WindowSpan(name, scope.label, a, b) for name, a, b in spans(case.recovery(scope, ratio), case.edges)]
@@ -182,13 +178,12 @@ def _totals(case: Case) -> Totals:
     if degraded := int(case.load.degraded.sum()):
         named |= {"degraded": degraded, "late": named.get("late", 0) - degraded}
         named = {name: count for name, count in named.items() if count}
-    lost = int((state[case.load.in_window("fault")] == BAD).sum()) if case.edges.injected is not None else 0
     return Totals(
         sent=len(state),
         good=int((state == GOOD).sum()),
         bad=int((state == BAD).sum()),
         unknown=int((state == UNKNOWN).sum()),
-        lost=lost,
+        lost=int((state[case.load.in_window("fault")] == BAD).sum()),
         errors=dict(sorted(named.items(), key=lambda item: (-item[1], item[0]))),
         degraded=int(case.load.degraded.sum()),
     )

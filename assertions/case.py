@@ -92,6 +92,11 @@ class Case:
         if source not in self.heard:
             raise Unknown(f"no {source} reported anything in this run")
 
+    def was_injected(self) -> None:
+        """``Unknown`` where nothing happened."""
+        if self.edges.injected is None:
+            raise Unknown("no fault was injected")
+
     def window_ns(self, name: str) -> tuple[int, int]:
         """[start, end) of a window that is not a scope's own; ``Unknown`` where the run has none of this name."""
         bounds = self.edges.bounds_ns(name)
@@ -128,7 +133,8 @@ class Case:
         return self._recoveries[key]
 
     def warmth(self, scope: Scope, ratio: float) -> Measure:
-        """When the scope was warm again, after its recovery at ``ratio``."""
+        """When the scope was warm again, after its recovery at ``ratio``; ``Unknown`` where none can tell."""
+        self.was_injected()
         return warmth(self.load, self.rows(scope), self.recovery(scope, ratio))
 
     def rows_in(self, scope: Scope, window: str, ratio: float) -> Rows:

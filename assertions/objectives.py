@@ -106,14 +106,9 @@ def _number(value: float, unit: str) -> str:
     return f"{shown} {unit}".strip()
 
 
-def _injected(case: Case) -> None:
-    if case.edges.injected is None:
-        raise Unknown("no fault was injected")
-
-
 def _recovered(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """``recovered`` and ``service_back``."""
-    _injected(case)
+    case.was_injected()
     found = case.recovery(scope, spec.ratio)
     needed = ops_needed(spec.ratio)
     if found.ops == 0:
@@ -169,13 +164,12 @@ def _hold_in_words(found: Recovery, needed: int) -> str:
 
 
 def _warm(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    _injected(case)
     return case.warmth(scope, spec.ratio)
 
 
 def _phase(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """``detected`` and ``decided``, which a controller reports; ``reallocated`` and ``full_capacity``."""
-    _injected(case)
+    case.was_injected()
     reporter = CONTROLLER if spec.indicator in ("detected", "decided") else OBSERVER
     members = [case.phases[model] for model in scope.models if case.phases[model].lost]
     if not members:
