@@ -10,7 +10,7 @@ import pytest
 from assertions import analyze
 from assertions.result import Check, Result
 from history.op import CANARY, CLUSTER_PROBER, PROBE_API, PROBE_DATA, RUNNER, Op
-from history.records import FaultMark
+from history.records import FaultMark, StepFacts
 
 if TYPE_CHECKING:
     from tests.assertions.conftest import Objective, Script
@@ -176,3 +176,14 @@ def test_the_cause_stands_first_and_its_consequences_in_one_line(script: Script,
     assert reasons[-1] == "so 6 objectives are not proven: recovered"
     assert any("no fault was injected" in reason for reason in reasons[:-1])
     assert len(reasons) <= 3, reasons
+
+
+@pytest.mark.parametrize(("ended_s", "asked"), [(10.0, False), (25.0, True)])
+def test_a_heal_after_the_last_step_needs_no_ops_of_its_own(sound: Script, ended_s: float, asked: bool) -> None:
+    """A restore that was left out because all had recovered: the heal at 20 s only tidies up."""
+    made = replace(
+        sound, observed_s=20.0, failback_s=0.1, header_changes={"steps": (StepFacts("Restore", "Restore cobalt"),)}
+    )
+    made = made.event("step.end", ended_s, RUNNER)
+    found = [c.verdict for c in analyze(made.run()).validity.checks if c.name == "ops in failback"]
+    assert found == (["unknown"] if asked else [])
