@@ -13,7 +13,7 @@ import numpy as np
 from assertions.measure import Measure, Unknown
 from assertions.phases import Phases, phases
 from assertions.recovery import Recovery, recovery
-from assertions.scopes import FLEET_RATIO, MODEL_RATIO, Load, Rows, Scope, judge
+from assertions.scopes import FLEET_RATIO, MODEL_RATIO, Load, Rows, Scope, judge, known_until
 from assertions.warmth import warmth
 from assertions.windows import RUN_WINDOWS, Edges, edges
 from history.clock import NS_PER_MS, NS_PER_S
@@ -35,10 +35,10 @@ class Case:
     _rows: dict[Scope, Rows] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, run: Run) -> Case:
-        """Reads the edges and judges every load op."""
+    def of(cls, run: Run, over: bool = True) -> Case:
+        """Reads the edges and judges every load op. ``over``: the run has ended, so that no RUN_END means killed."""
         found = edges(run)
-        return cls(run, found, judge(run, found))
+        return cls(run, found, judge(run, found, known_until(run) if over else None))
 
     @cached_property
     def models(self) -> tuple[str, ...]:

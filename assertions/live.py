@@ -31,7 +31,7 @@ class Progress:
 def all_recovered(run: Run, now_ns: int) -> Progress:
     """Done when every scope that the drill promises a recovery of, every affected model and the fleet have certified
     a hold at their own ratio since the injection, and none relapsed."""
-    case = Case.of(run)
+    case = Case.of(run, over=False)
     if case.edges.injected is None:
         return Progress(False, "no fault injected yet")
     return _served(case, case.edges.injected, now_ns)
@@ -40,7 +40,7 @@ def all_recovered(run: Run, now_ns: int) -> Progress:
 def all_failed_back(run: Run, now_ns: int) -> Progress:
     """Done when the same holds are certified since the heal, every lost replica is home, surrogates are gone, and the
     heal was verified."""
-    case = Case.of(run)
+    case = Case.of(run, over=False)
     if case.edges.healed is None:
         return Progress(False, "not healed yet")
     healed = {op.cluster for op in run.history.of_kind(FAULT_HEALED) if op.outcome == "ok"}

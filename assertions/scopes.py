@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from assertions.windows import Edges
 from history.clock import NS_PER_MS, NS_PER_S
-from history.op import NEVER
+from history.op import NEVER, RUN_END, RUNNER
 from history.reader import Requests, Run
 
 GOOD, BAD, UNKNOWN = 0, 1, 2
@@ -93,10 +93,19 @@ class Load:
         return (self.ops.t_intended >= start_ns) & (self.ops.t_intended < end_ns)
 
 
-def judge(run: Run, edges: Edges) -> Load:
+def known_until(run: Run) -> int | None:
+    """The harness's last sign of life, where it was killed: the fleet goes with it, and what failed later says nothing
+    of the fleet. None where it ended by itself, or where its header does not tell."""
+    if not run.header.says_end or run.history.of_kind(RUN_END):
+        return None
+    return max((op.t_done for op in run.history.events if op.source == RUNNER), default=NEVER)
+
+
+def judge(run: Run, edges: Edges, until: int | None = None) -> Load:
     """Every load op -> good, bad or unknown. An answer that is late, or that the model's fallback gave, is bad.
 
-    An op that says ok and whose times contradict it (done before it was sent or due) is unknown: a damaged record.
+    An op that says ok and whose times contradict it (done before it was sent or due) is unknown: a damaged record. So
+    is every op that ended after ``until``.
     """
     ops = run.load
     order = np.argsort(ops.t_intended, kind="stable")
@@ -107,6 +116,8 @@ def judge(run: Run, edges: Edges) -> Load:
     within_ns = round(run.header.load.good_within_ms * NS_PER_MS)
     late = ok & ((ops.t_done - ops.t_intended > within_ns) | (ops.fallback.codes != 0))
     state = np.where(ok & ~late, GOOD, np.where(said_fail | late, BAD, UNKNOWN)).astype(np.int8)
+    if until is not None:
+        state[ops.t_done > until] = UNKNOWN
     struck = np.zeros(len(ops), np.bool_)
     if edges.injected is not None:
         timeout_ns = round(run.header.load.total_timeout_s * NS_PER_S)

@@ -70,6 +70,8 @@ NOTED: Final = "noted"
 """Something worth telling on which no verdict rests; detail["text"]."""
 CLOCK_STEPPED: Final = "clock.stepped"
 """The wall clock was stepped by detail["step_s"] during the run: what Prometheus stamped is misplaced, nothing else."""
+RUNNER_ALIVE: Final = "runner.alive"
+"""The runner looked at the run: what the processes of the run did until then was not yet the harness's own death."""
 RUN_END: Final = "run.end"
 """The runner's last op: everything was healed, drained and stopped. Missing: the harness died before."""
 

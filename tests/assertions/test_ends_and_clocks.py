@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 from assertions import analyze, encode_result
 from assertions.result import Result
 from history.clock import Anchor
-from history.op import CLOCK_STEPPED, LOAD_DRAINED, NOTED, PROMETHEUS, QUERY, RUN_END, RUNNER
+from history.op import (
+    CLOCK_STEPPED,
+    FAULT_HEAL,
+    FAULT_HEALED,
+    LOAD_DRAINED,
+    LOAD_STOP,
+    NOTED,
+    PROMETHEUS,
+    QUERY,
+    RUN_END,
+    RUNNER,
+    RUNNER_ALIVE,
+)
 from history.reader import Run, columns
 from history.records import StepFacts
 
@@ -59,6 +71,21 @@ def test_a_harness_that_is_killed_at_any_moment_never_passes(sound: Script, kill
     result = analyze(Run(whole.header, whole.schedule, columns(ops)))
     assert result.verdict == "unknown"
     assert any("harness" in reason for reason in result.reasons)
+
+
+def test_the_death_of_the_harness_is_not_held_against_the_fleet(script: Script, objective: Objective) -> None:
+    """The fleet goes with the harness: what failed after its last sign of life is unknown."""
+    made = script.fail(0.0, 4.0, ("solo",)).fail(20.2, 99.0).event(RUNNER_ALIVE, 20.0, RUNNER)
+    made = replace(made, objectives=(objective("recovered"),), header_changes={"says_end": True})
+    whole, ends = made.run(), (LOAD_STOP, LOAD_DRAINED, FAULT_HEAL, FAULT_HEALED)
+    ops = [op for op in made.ops(whole.schedule.offset_ns) if op.kind not in ends]
+    killed = Run(whole.header, whole.schedule, columns([op for op in ops if op.t_intended <= made.at(24.0)]))
+    result = analyze(killed)
+    assert {one.verdict for one in result.objectives} == {"unknown"}
+    assert not result.models["solo"].relapsed
+    assert result.verdict == "unknown"
+    blamed = analyze(replace(killed, header=replace(whole.header, says_end=False)))
+    assert "fail" in {one.verdict for one in blamed.objectives}
 
 
 def test_even_when_every_request_was_drained_a_harness_that_died_before_it_had_stopped_all_is_unknown(

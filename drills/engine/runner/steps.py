@@ -10,7 +10,7 @@ from drills.engine.runner.session import Session
 from drills.engine.runner.staging import Staging
 from drills.engine.runner.strip import lately, strip_of
 from history.clock import NS_PER_S
-from history.op import STEP_END, STEP_START
+from history.op import RUNNER_ALIVE, STEP_END, STEP_START
 from history.reader import Run
 
 TICK_S = 0.1
@@ -97,6 +97,7 @@ class StepRunner:
 
     def _look(self) -> Run:
         began = time.monotonic()
+        self._session.recorder.event(RUNNER_ALIVE)
         run = self._session.tail.run()
         self._next_look = time.monotonic() + max(LOOK_S, 5 * (time.monotonic() - began))
         return run
