@@ -119,10 +119,14 @@ def __getattr__(name: str) -> Any:
 
 def main() -> None:
     """The console script ``blackstart``."""
-    if error := _room_error():
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(3)
-    sys.exit(import_module("drills.engine.commands").main(sys.argv[1:]))
+    try:
+        if error := _room_error():
+            print(f"Error: {error}", file=sys.stderr)
+            sys.exit(3)
+        sys.exit(import_module("drills.engine.commands").main(sys.argv[1:]))
+    except KeyboardInterrupt:  # while the rooms were loaded
+        print("Interrupted; nothing had begun.", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ Exit codes: 0 pass, 1 fail, 2 unknown, 3 the harness failed, 4 usage, 130 interr
 from __future__ import annotations
 
 import errno
+import json
+import os
+import sys
 import traceback
 from importlib import import_module
 
@@ -85,21 +88,29 @@ def main(arguments: list[str]) -> int:
         console.print("Interrupted; nothing is left running.")
         return 130
     except BlackstartError as error:
-        print_error(console, error)
+        print_error(console, error, as_json="--json" in arguments)
         return error.exit_code
     except (Exception, SystemExit) as error:  # an exit from elsewhere must never look like a pass
         if isinstance(error.__context__, OSError) and error.__context__.errno == errno.EPIPE:
             return PIPE_CLOSED_EXIT  # click's way of ending when nobody reads on: `blackstart plan … | head`
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python fails once more at its exit
+            console.print(f"Error: the output cannot be written: {error.strerror}")
+            console.print("Next: free space, or send the output elsewhere")
+            return 3
         console.print(traceback.format_exc())
         console.print("This is a defect of blackstart; the run directory, if one was named above, is kept.")
         return 3
     return code if isinstance(code, int) else 0
 
 
-def print_error(console: Console, error: BlackstartError) -> None:
-    """Message, every problem, next step."""
+def print_error(console: Console, error: BlackstartError, *, as_json: bool = False) -> None:
+    """Message, every problem, next step; ``as_json``: on standard output as one JSON object too."""
+    problems = error.problems if isinstance(error, UsageError) else ()
+    if as_json:
+        click.echo(json.dumps({"error": error.message, "problems": problems, "next": error.hint}, ensure_ascii=False))
     console.print(f"Error: {error.message}")
-    for problem in error.problems if isinstance(error, UsageError) else ():
+    for problem in problems:
         console.print(f"  - {problem}")
     if error.hint:
         console.print(f"Next: {error.hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 from drills.engine.safety.loader import find
+from drills.engine.safety.lock import state_dir
 from drills.engine.safety.plan import Plan, make_plan
 from fleet import fleets
 from fleet.spec import FleetSpec
@@ -31,6 +33,7 @@ class Asked:
 
     def plan(self) -> Plan:
         """The plan of that."""
+        usable_state()
         spec = None if self.fleet is None else fleet_of(self.fleet)
         file = find(self.drill, Path.cwd())
         return make_plan(
@@ -87,6 +90,23 @@ def planning(command: Callable[..., Any]) -> Callable[..., Any]:
     return asking
 
 
+def usable_state() -> Path:
+    """The state directory, which need not be there yet; ``UsageError`` where there could be none."""
+    path = state_dir()
+    there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+    if there.is_dir() and os.access(there, os.R_OK | os.X_OK | (0 if there == path else os.W_OK)):
+        return path
+    raise UsageError(
+        f"the state directory {path} cannot be used: {there} is {'closed to you' if there.is_dir() else 'no folder'}",
+        hint="name another one with BLACKSTART_STATE=DIR; locks and the ledger are kept there",
+    )
+
+
+def looked_into(state: Path) -> str:
+    """Where nothing was found, for whoever expected something."""
+    return f"looked into {state}" + ("" if state.is_dir() else ", which does not exist")
+
+
 def fleet_of(text: str) -> FleetSpec:
     """``path/to/fleet.toml`` or ``name[:argument=integer,…]`` -> the fleet's description."""
     if text.endswith(".toml"):
@@ -98,15 +118,13 @@ def fleet_of(text: str) -> FleetSpec:
         if make.__module__ == fleets.__name__ and not key.startswith("_")
     }
     if name not in known:
-        raise UsageError(
-            f"--fleet {text!r}: no such fleet", hint=f"give a .toml file or one of: {', '.join(sorted(known))}"
-        )
+        raise UsageError(f"there is no fleet {text!r}", hint=f"give a .toml file or one of: {', '.join(sorted(known))}")
     try:
         pairs = [pair.partition("=") for pair in arguments.split(",") if pair]
         spec: FleetSpec = known[name](**{key.strip(): int(value) for key, _, value in pairs})
     except (TypeError, ValueError) as error:
         raise UsageError(
-            f"--fleet {text!r}: {error}",
+            f"fleet {text!r}: {error}",
             hint=f"{name} takes {inspect.signature(known[name])}; write {name}:argument=integer",
         ) from error
     return spec

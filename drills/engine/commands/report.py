@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 import reports
+from drills.engine.commands.analyze import judge_over
 from drills.engine.commands.console import console_out
 from drills.engine.commands.verdict import print_verdict, shorten
-from drills.engine.runner.run import judge
 from history.rundir import RunDirectory
 
 
@@ -22,7 +22,7 @@ def command(run: Path) -> int:
     whatever the verdict.
     """
     console = console_out()
-    history, result = judge(run)
+    history, result = judge_over(run)
     reports.write_all(history, result, RunDirectory(run))
     print_verdict(console, result)
     console.print(f" report: {shorten(RunDirectory(run).report)}")

@@ -71,6 +71,8 @@ def command(
 
     It refuses to start (exit 4, nothing touched) whenever `blackstart plan` shows a reason: see there.
     """
+    if leave_one_out and not ablate:
+        raise click.UsageError("--leave-one-out says which runs --ablate makes: give both")
     if ablate:
         return ablation.ablate(console_out(), asked, out, leave_one_out, gateway_port, webhook)
     plan = asked.plan()
