@@ -176,6 +176,7 @@ def look(
 COBALT = drill(PowerLoss("cobalt"))
 STORE = drill(WeightStoreBrownout("weights"))
 OK = ("cobalt",)
+ENTRY = "http://10.9.0.1:1"
 THREE = BlastRadius(clusters=1, survivors=3)
 
 
@@ -246,7 +247,7 @@ WRONG: list[tuple[str, str, Callable[[], tuple[Refusal, ...]]]] = [
     # the observer
     ("the entry point in the victim", "observer", lambda: look(COBALT, entry="http://10.9.0.1:8000")),
     ("Prometheus in the victim", "observer", lambda: look(COBALT, prometheus="http://10.9.0.1:9090")),
-    ("the entry point on a node of it", "observer", lambda: look(COBALT, hosts=("a", "b"), entry="http://b:1")),
+    ("the entry point on a node of it", "observer", lambda: look(COBALT, hosts=("10.9.0.2", "10.9.0.1"), entry=ENTRY)),
     # others
     ("another drill holds the lock", "lock", lambda: look(COBALT, locks=Held())),
     ("an impossible objective", "objectives", lambda: look(COBALT, impossible=("recovered[ft] is impossible",))),
@@ -392,7 +393,7 @@ def test_protection_comes_from_the_environment_and_from_the_file(tmp_path: Path)
     assert protected.why("eu-1") == "'eu-?' in $BLACKSTART_PROTECTED"
     assert [bool(protected.why(name)) for name in ("prod-", "onyx", "cobalt")] == [True, True, False]
     assert protected.names == ("onyx", "jade")
-    assert Protected.read(tmp_path / "elsewhere", {}).patterns == ()
+    assert Protected.read(tmp_path.parent, {}).patterns == ()
 
 
 @pytest.mark.parametrize(

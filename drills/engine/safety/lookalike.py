@@ -11,13 +11,17 @@ from typing import Final
 
 DISTANCE: Final = 2
 
-_ONE: Final = dict(
-    zip(
-        map(ord, "0158|!iıавсеԁһіјкӏмнорԛѕтуѵԝхьпгαβγεηικνορστυχωɡ"),
-        "olsbllllabcedhljklmhopqstyvwxbnrabyenlkvopotuxwg",
-        strict=True,
+_ONE: Final = {
+    ord(letter): shape
+    for letters, shapes in (
+        ("0125689|!iı", "olzsbbgllll"),
+        ("авсеԁһіјкӏмнорԛѕтуѵԝхьпг", "abcedhljklmhopqstyvwxbnr"),  # Cyrillic
+        ("αβγεηικνορστυχω", "abyenlkvopotuxw"),  # Greek
+        ("օոսհյցզգաք", "onuhjgqqwp"),  # Armenian
+        ("ᴀʙᴄᴅᴇꜰɢʜɪᴊᴋʟᴍɴᴏᴘʀꜱᴛᴜᴠᴡʏᴢɡ", "abcdefghljklmnoprstuvwyzg"),  # small capitals, script g
     )
-)
+    for letter, shape in zip(letters, shapes, strict=True)
+}
 """Digits and marks, then small letters of other alphabets, to the small Latin letter that they look like."""
 
 _MANY: Final = (("rn", "m"), ("vv", "w"), ("cl", "d"))

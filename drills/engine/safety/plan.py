@@ -110,7 +110,7 @@ def make_plan(
         refusals=before(
             drill,
             fleet,
-            protected=Protected.read(Path.cwd()),
+            protected=Protected.read(Path.cwd(), beside=file.path.parent),
             confirmed=confirmed,
             locks=Locks(state_dir()),
             lock_targets=lock_targets(environment, drill.fleet),

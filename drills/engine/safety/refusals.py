@@ -10,9 +10,11 @@ import os
 import shlex
 import socket
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
@@ -28,6 +30,7 @@ from history.errors import BlackstartError, Refused, UsageError
 
 PROTECTED_VARIABLE: Final = "BLACKSTART_PROTECTED"
 PROTECTED_FILE: Final = "blackstart.toml"
+_SHARED: Final = {"127.0.0.1", "::1", "localhost"}
 
 Kind = Literal[
     "opt-in",
@@ -62,14 +65,18 @@ class Protected:
     patterns: tuple[tuple[str, str], ...] = ()
 
     @classmethod
-    def read(cls, cwd: Path, environ: Mapping[str, str] = os.environ) -> Protected:
-        """From $BLACKSTART_PROTECTED (separated by commas) and from ``[protected] names = [...]`` in
-        ./blackstart.toml; both count. ``UsageError`` when the file is damaged: it is never taken for empty."""
+    def read(cls, cwd: Path, environ: Mapping[str, str] = os.environ, beside: Path | None = None) -> Protected:
+        """From $BLACKSTART_PROTECTED (separated by commas) and from ``[protected] names = [...]`` in the
+        blackstart.toml of ``cwd``, of the folder ``beside`` (the drill's) and of every folder above them; all count.
+        ``UsageError`` when a file is damaged: it is never taken for empty."""
         own = [name.strip() for name in environ.get(PROTECTED_VARIABLE, "").split(",")]
         found = [(name, f"${PROTECTED_VARIABLE}") for name in own if name]
-        path = cwd / PROTECTED_FILE
-        if path.exists():
-            found += [(name, f"{PROTECTED_FILE}") for name in _names_in(path)]
+        above = [folder for start in (cwd, beside or cwd) for folder in (start.absolute(), *start.absolute().parents)]
+        for folder in dict.fromkeys(above):
+            path = folder / PROTECTED_FILE
+            if path.exists():
+                source = PROTECTED_FILE if folder == cwd.absolute() else str(path)
+                found += [(name, source) for name in _names_in(path)]
         return cls(tuple(found))
 
     def why(self, name: str) -> str:
@@ -98,8 +105,7 @@ def before(
 ) -> tuple[Refusal, ...]:
     """Every reason that can be seen in a plan. ``impossible``: objectives that the forecast excludes, unless a
     failure is what the user expects."""
-    targets = tuple(dict.fromkeys(fault.target for fault in drill.faults))
-    found = [*_of_victims(drill, fleet), *_protected(targets, protected)]
+    found = [*_of_victims(drill, fleet), *_protected(_targets(drill), protected)]
     found += [*_alike(drill, protected.names, confirmed), *_radius(drill)]
     if locks is not None:
         try:
@@ -146,9 +152,15 @@ def refuse(refusals: Iterable[Refusal]) -> None:
     if found:
         raise Refused(
             f"there are {len(found)} reasons not to start",
-            problems=tuple(map(str, found)),
+            problems=tuple(lines(found)),
             hint="each reason says what to do; nothing was touched",
         )
+
+
+def lines(refusals: Sequence[Refusal]) -> Iterator[str]:
+    """One line each; a next step that several in a row share is said with the last of them."""
+    for one, after in zip_longest(refusals, refusals[1:]):
+        yield str(one) if after is None or after.hint != one.hint else f"{one.text} ({one.kind})"
 
 
 def would_die(fleet: Fleet, cluster: Cluster) -> Iterator[Refusal]:
@@ -156,7 +168,8 @@ def would_die(fleet: Fleet, cluster: Cluster) -> Iterator[Refusal]:
     theirs = victim_hosts(cluster)
     urls = {"entry point": fleet.target().entry_url, "Prometheus": fleet.prometheus_url or ""}
     for what, url in urls.items():
-        if (host := urlsplit(url).hostname or "") in theirs:
+        host = urlsplit(url).hostname or ""
+        if theirs & spellings(host):
             text = f"the {what} stands on {host} in {cluster.name!r} and would die with it"
             yield Refusal("observer", text, f"move the {what} out of {cluster.name}: what observes must outlive")
     if here := sorted(theirs & _own_addresses()):
@@ -168,7 +181,31 @@ def victim_hosts(cluster: Cluster) -> set[str]:
     """The addresses that die with the cluster; one shared loopback address for all does not count."""
     facts = cluster.describe()
     hosts = {urlsplit(url).hostname or "" for url in (facts.api_url, *facts.data_urls)}
-    return hosts - {"", "127.0.0.1", "localhost", "::1"}
+    return {one for host in hosts for one in spellings(host)} - _SHARED
+
+
+def spellings(host: str) -> set[str]:
+    """The host in one way of writing (small letters, no dot at its end, short addresses), and its addresses."""
+    plain = host.rstrip(".").lower()
+    try:
+        ip = ip_address(plain)
+    except ValueError:
+        return ({plain} | set(addresses(plain)) if plain else set()) - _SHARED
+    return {str(getattr(ip, "ipv4_mapped", None) or ip)}
+
+
+def addresses(host: str) -> tuple[str, ...]:
+    """What this machine's resolver says of a name; none where it knows nothing."""
+    try:
+        return tuple({str(found[4][0]) for found in socket.getaddrinfo(host, None, proto=socket.IPPROTO_TCP)})
+    except (OSError, UnicodeError):
+        return ()
+
+
+def _targets(drill: Drill) -> dict[str, bool]:
+    """Every name that a fault has, and whether it is a cluster's; a fault's target need not be the cluster it hits."""
+    found = {fault.target: bool(fault.cluster) for fault in drill.faults}
+    return found | {fault.cluster: True for fault in drill.faults if fault.cluster}
 
 
 def _of_victims(drill: Drill, fleet: Fleet) -> Iterator[Refusal]:
@@ -200,7 +237,7 @@ def _protected(targets: Iterable[str], protected: Protected) -> Iterator[Refusal
 def _alike(drill: Drill, protected: tuple[str, ...], confirmed: tuple[str, ...]) -> Iterator[Refusal]:
     """A cluster's name against those of all clusters, and every target's against the protected names."""
     clusters = [cluster.name for cluster in drill.fleet.clusters]
-    targets = {fault.target: bool(fault.cluster) for fault in drill.faults}
+    targets = _targets(drill)
     for name in confirmed:
         if name not in targets:
             text = f"--confirm {name!r} names no target of this drill; it hits {', '.join(map(repr, targets))}"
@@ -208,11 +245,11 @@ def _alike(drill: Drill, protected: tuple[str, ...], confirmed: tuple[str, ...])
     for target, is_cluster in targets.items():
         names = dict.fromkeys([*(clusters if is_cluster else ()), *protected])
         pairs = [(other, why) for other in names if (why := look_alike(target, other))]
-        strange = strange_letters(target)
+        strange = strange_letters("".join((target, *names)))
         if (pairs or strange) and target not in confirmed:
             said = [f"like {other!r} ({why})" for other, why in pairs[:3]]
             more = f" and {len(pairs) - 3} more" if len(pairs) > 3 else ""
-            said += [f"as if it were ASCII, but has {strange}"] if strange else []
+            said += [f"as if all were ASCII, but names have {strange}"] if strange else []
             hint = f"if {target!r} is the one that you mean: --confirm {shlex.quote(target)}"
             yield Refusal("look-alike", f"target {target!r} looks {', '.join(said)}{more}", hint)
 
@@ -267,15 +304,15 @@ def _unsteady(fleet: Fleet) -> Iterator[Refusal]:
 
 def _own_addresses() -> set[str]:
     found = {address.address for cards in psutil.net_if_addrs().values() for address in cards}
-    return (found | {socket.gethostname()}) - {"127.0.0.1", "::1", "localhost"}
+    return (found | {socket.gethostname().lower()}) - _SHARED
 
 
 class _Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    names: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    names: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...]
 
 
-class _File(msgspec.Struct, frozen=True):
-    protected: _Names = _Names()
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    protected: _Names
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
