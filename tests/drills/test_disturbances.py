@@ -126,9 +126,9 @@ def test_a_running_drill_is_visible_alone_and_stops_when_asked(
     _, seen = watcher.end()
     for line in ("injected: cobalt lost power", "guard stop-request tripped", "it ended UNKNOWN"):
         assert line in seen
-    operations = ["start", "inject", "heal", "end"]
+    operations = ["start", "inject", "inject", "heal", "end"]
     assert [one["operation"] for one in heard] == operations
-    assert heard[1]["clusters"] == ["cobalt"]
+    assert [(one["outcome"], one["clusters"]) for one in heard[1:3]] == [("begun", ["cobalt"]), ("ok", ["cobalt"])]
     entries = [entry for entry in read_ledger(state, last=1_000) if entry.run == str(path)]
     assert [entry.operation for entry in entries] == operations
     assert entries[-1].outcome == "unknown"

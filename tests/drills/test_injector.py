@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -60,6 +61,9 @@ class Disk:
 
 class Nobody:
     """Custody that keeps nothing."""
+
+    def injection(self, *_: Any) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
 
     def __getattr__(self, name: str) -> Any:
         return lambda *arguments, **more: None

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,13 +19,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drills.engine.nouns import BlastRadius
 from drills.engine.safety import ledger
+from drills.engine.safety.custody import Custody
 from drills.engine.safety.journal import Journal, JournalState, read_journal
 from drills.engine.safety.ledger import Entry, Ledger, Webhook, read_ledger, webhook_url
 from drills.engine.safety.lock import Lock, Locks, state_dir
 from drills.engine.safety.owner import Owner
-from history.errors import RecordingError, Refused, UsageError
-from history.rundir import pretty_json
+from history.errors import FleetError, RecordingError, Refused, UsageError
+from history.records import FaultMark
+from history.rundir import RunDirectory, pretty_json
 
 ME = Owner.of(os.getpid())
 
@@ -247,6 +251,41 @@ def test_the_ledger_says_who_did_what_to_which_cluster_and_when(tmp_path: Path) 
     assert inject.when <= end.when
     assert inject.command_line == ("blackstart", "run", "d")
     assert read_ledger(tmp_path / "nothing") == ()
+
+
+def custody(tmp_path: Path) -> Custody:
+    """Of a run whose plan has no more than what is written into the ledger."""
+    drill = SimpleNamespace(name="d", blast_radius=BlastRadius())
+    plan: Any = SimpleNamespace(drill=drill, environment="local")
+    (tmp_path / "run").mkdir()
+    return Custody(plan, RunDirectory(tmp_path / "run"), ("blackstart", "run", "d"), {}, state=tmp_path)
+
+
+def test_an_injection_has_its_outcome_in_the_ledger(tmp_path: Path) -> None:
+    kept, mark = custody(tmp_path), FaultMark("PowerLoss", "cobalt", "refused", "cobalt lost power")
+    with kept.injection(mark, "cobalt"):
+        assert read_journal(tmp_path / "run" / "journal.jsonl").hurt == ("cobalt",)
+
+    def fail() -> None:
+        with kept.injection(mark, "cobalt"):
+            raise FleetError("no power switch")
+
+    with pytest.raises(FleetError):
+        fail()
+    entries = read_ledger(tmp_path)
+    assert [entry.outcome for entry in entries] == ["begun", "ok", "begun", "failed"]
+    assert entries[-1].text == "FleetError: no power switch"
+    assert {entry.clusters for entry in entries} == {("cobalt",)}
+
+
+def test_a_stage_of_a_restore_is_in_the_ledger_and_one_that_hurts_in_the_journal(tmp_path: Path) -> None:
+    kept, hurt = custody(tmp_path), list[tuple[str, ...]]()
+    for does in ("upgrade", "tear down"):
+        with kept.stage(does, "cobalt"):
+            hurt.append(read_journal(tmp_path / "run" / "journal.jsonl").hurt)
+    assert hurt == [(), ("cobalt",)]
+    said = [(entry.operation, entry.outcome) for entry in read_ledger(tmp_path)]
+    assert said == [(f"restore: {does}", outcome) for does in ("upgrade", "tear down") for outcome in ("begun", "ok")]
 
 
 def test_a_webhook_hears_everything_in_order(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -62,6 +64,7 @@ class Session:
 
     def __init__(self, cluster: Cluster) -> None:
         self.now_ns, self.ops, self.healed = 0, list[dict[str, Any]](), 0
+        self.entered: list[tuple[str, str]] = []
         self.fleet = type("Fleet", (), {"clusters": (cluster,)})
         self.recorder = type("Recorder", (), {"event": self.event})
         self.view = type("View", (), {"note": lambda text: None})
@@ -71,6 +74,11 @@ class Session:
 
     def event(self, kind: str, **fields: Any) -> None:
         self.ops.append({"kind": kind, **fields})
+
+    @contextlib.contextmanager
+    def stage(self, does: str, cluster: str) -> Iterator[None]:
+        self.entered.append((does, cluster))
+        yield
 
     def heal(self, _: str) -> tuple[Signal, ...]:
         self.healed += 1
@@ -119,6 +127,8 @@ def test_the_restore_of_june_is_stages_with_durations_and_checks(cluster: Cluste
     order = [name for name in cluster.did if not name.startswith(("verify", "hold"))]
     assert order == ["power_on", "cut_control_plane", "mend_control_plane", "power_off"]
     assert session.healed == 1
+    assert session.entered[1:3] == [("set up", "cobalt"), ("cut control plane", "cobalt")]
+    assert len(session.entered) == 10
     assert cluster.shares == pytest.approx([n / 10 for n in range(11)])
 
 

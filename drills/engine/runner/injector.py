@@ -18,7 +18,7 @@ from fleet.protocols import Cluster, Fleet
 from history.clock import NS_PER_S, Clock
 from history.errors import FaultError, FleetError
 from history.op import FAULT_HEAL, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED, PROVISIONED
-from history.records import Signal
+from history.records import FaultMark, Signal
 
 VERIFY_S = 10.0
 """A fault that has not taken effect by then has failed."""
@@ -42,30 +42,10 @@ class Injector:
 
     def inject(self, fault: Fault, pulse: Callable[[], None]) -> tuple[Signal, ...]:
         """Journals, injects, verifies; ``RunStopped`` when the fault did not take effect. ``pulse`` may raise."""
-        subject, clock = self._subject(fault), self._recorder.clock
+        subject = self._subject(fault)
         mark = fault.mark(subject)
-        self._custody.intend(mark, fault.target)
-        self._faults[fault.target] = fault
-        called, returned = clock(), False
-        try:
-            fault.inject(subject)
-            returned = True
-        finally:  # an interrupt or an error in the middle of the call may have hurt the cluster all the same
-            self._recorder.event(
-                FAULT_INJECT,
-                at_ns=called,
-                done_ns=clock(),
-                ok=returned,
-                cluster=fault.cluster,
-                kind=mark.kind,
-                signature=mark.signature,
-                label=mark.label,
-            )
-        self._custody.injected(mark, fault.target)
-        signals = until_all(lambda: fault.verify(subject), VERIFY_S, clock, pulse)
-        self._record(FAULT_VERIFIED, called, fault.cluster, signals)
-        require(signals, f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s")
-        return signals
+        with self._custody.injection(mark, fault.target):
+            return self._inject(fault, subject, mark, pulse)
 
     def heal(self, name: str) -> tuple[Signal, ...]:
         """Heals the fault in cluster or store ``name`` and verifies; the signals say whether it is back. Idempotent."""
@@ -94,6 +74,29 @@ class Injector:
         if ok:
             del self._faults[name]
         self._custody.healed(name, ok)
+        return signals
+
+    def _inject(self, fault: Fault, subject: Any, mark: FaultMark, pulse: Callable[[], None]) -> tuple[Signal, ...]:
+        clock = self._recorder.clock
+        self._faults[fault.target] = fault
+        called, returned = clock(), False
+        try:
+            fault.inject(subject)
+            returned = True
+        finally:  # an interrupt or an error in the middle of the call may have hurt the cluster all the same
+            self._recorder.event(
+                FAULT_INJECT,
+                at_ns=called,
+                done_ns=clock(),
+                ok=returned,
+                cluster=fault.cluster,
+                kind=mark.kind,
+                signature=mark.signature,
+                label=mark.label,
+            )
+        signals = until_all(lambda: fault.verify(subject), VERIFY_S, clock, pulse)
+        self._record(FAULT_VERIFIED, called, fault.cluster, signals)
+        require(signals, f"{mark.kind} in {fault.target} did not take effect within {VERIFY_S:g} s")
         return signals
 
     def _subject(self, fault: Fault) -> Any:

@@ -7,7 +7,7 @@ stop the fleet, close the history. Each part is tried even when another one fail
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 
 from drills.engine.nouns.faults import Fault
@@ -142,6 +142,10 @@ class Session:
             if reason := too_few_survivors(self.plan.drill, self.fleet, down):
                 raise RunStopped(f"{fault.mark(None).label} was not injected: {reason}")
         return self._injector.inject(fault, pulse)
+
+    def stage(self, does: str, cluster: str) -> AbstractContextManager[None]:
+        """See ``Custody.stage``."""
+        return self._custody.stage(does, cluster)
 
     def heal(self, name: str) -> tuple[Signal, ...]:
         """See ``Injector.heal``."""

@@ -54,7 +54,9 @@ class Staging:
         session, began = self._session, self._session.clock()
         self._cluster.hold(True)
         for number, stage in enumerate(self._step.stages, 1):
-            if self._stage(stage, f"{number} of {len(self._step.stages)}: {stage.name}"):
+            with session.stage(stage.does, self._step.cluster):
+                ended = self._stage(stage, f"{number} of {len(self._step.stages)}: {stage.name}")
+            if ended:
                 since_s = (session.clock() - began) / NS_PER_S
                 return True, f"Restore ended early at stage {number}, {since_s:.1f} s: {self._unless_text()}"
         took_s = (session.clock() - began) / NS_PER_S

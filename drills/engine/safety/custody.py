@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,9 @@ from history.errors import RecordingError
 from history.records import FaultMark
 from history.rundir import RunDirectory
 from loadgen.process import Child
+
+HURTS = ("cut control plane", "tear down")
+"""Stages of a restore that are faults themselves."""
 
 
 class Custody:
@@ -105,14 +109,27 @@ class Custody:
         """The fleet has started: the journal gets what can be known only now."""
         self._journal.write("fleet", environment=self._plan.environment, facts=facts)
 
-    def intend(self, mark: FaultMark, target: str) -> None:
-        """Before an injection; ``RecordingError`` means: do not inject."""
+    @contextlib.contextmanager
+    def injection(self, mark: FaultMark, target: str) -> Iterator[None]:
+        """The intent before the block, the outcome after it; a ``RecordingError`` before it means: do not inject."""
         self._journal.write("intent", fault=mark.kind, cluster=mark.cluster, target=target, signature=mark.signature)
         self._tell("inject", "begun", clusters=(target,), text=mark.label)
-
-    def injected(self, mark: FaultMark, target: str) -> None:
-        """The injection call returned."""
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(RecordingError):
+                self._tell("inject", "failed", clusters=(target,), text=f"{type(error).__name__}: {error}")
+            raise
         self._journal.write("outcome", fault=mark.kind, cluster=mark.cluster, target=target, injected=True)
+        self._tell("inject", "ok", clusters=(target,), text=mark.label)
+
+    @contextlib.contextmanager
+    def stage(self, does: str, target: str) -> Iterator[None]:
+        """The same around one stage of a restore; what hurts the cluster anew is an intent of the journal too."""
+        if does in HURTS:
+            self._journal.write("intent", fault=does, cluster=target, target=target)
+        with self._ledger.operation(f"restore: {does}", clusters=(target,)):
+            yield
 
     def healed(self, target: str, ok: bool) -> None:
         """A fault was healed, and verified or not."""
