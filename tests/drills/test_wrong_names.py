@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from drills.engine.commands.main import main
 from drills.engine.nouns import PowerLoss
 from drills.engine.safety import refusals
 from drills.engine.safety.lookalike import look_alike
@@ -118,3 +119,28 @@ def test_the_same_next_step_is_said_once() -> None:
         f"two (objectives). Next: {hint}",
         f"three (lock). Next: {other}",
     )
+
+
+@pytest.mark.parametrize(
+    "entry", ["amber cobalt", '["cobalt"]', "cobalt;amber", "cobalt.", "'cobalt'", "[cobalt]", "cob[alt", "a\nb", "-"]
+)
+def test_an_entry_that_can_be_no_name_is_never_taken_for_nothing(entry: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="what is protected is not clear") as caught:
+        Protected.read(tmp_path, {"BLACKSTART_PROTECTED": f"jade, {entry}"})
+    assert caught.value.problems == (f"{entry!r} in $BLACKSTART_PROTECTED",)
+    assert "separate names by commas" in caught.value.hint
+
+
+@pytest.mark.parametrize("entry", ["cobalt", "eu-?", "*", "prod[0-9]", "[!a]x", "arn:aws:eks:eu/jade", "яшма"])
+def test_names_and_patterns_of_all_kinds_protect(entry: str, tmp_path: Path) -> None:
+    assert Protected.read(tmp_path, {"BLACKSTART_PROTECTED": entry}).patterns == ((entry, "$BLACKSTART_PROTECTED"),)
+
+
+def test_a_protected_target_is_refused_for_that_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("BLACKSTART_PROTECTED", "COBALT")
+    assert main(["run", "cluster-loss"]) == 4
+    err = capsys.readouterr().err
+    assert "target 'cobalt' is protected by 'COBALT' in $BLACKSTART_PROTECTED (protected)" in err
+    assert "look-alike" not in err

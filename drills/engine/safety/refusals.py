@@ -7,6 +7,7 @@ Both only look. ``refuse`` raises. Nobody can turn one off but by what its hint 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 from collections import Counter
@@ -68,7 +69,7 @@ class Protected:
     def read(cls, cwd: Path, environ: Mapping[str, str] = os.environ, beside: Path | None = None) -> Protected:
         """From $BLACKSTART_PROTECTED (separated by commas) and from ``[protected] names = [...]`` in the
         blackstart.toml of ``cwd``, of the folder ``beside`` (the drill's) and of every folder above them; all count.
-        ``UsageError`` when a file is damaged: it is never taken for empty."""
+        ``UsageError`` when a file is damaged, or an entry can be no name: neither is ever taken for nothing."""
         own = [name.strip() for name in environ.get(PROTECTED_VARIABLE, "").split(",")]
         found = [(name, f"${PROTECTED_VARIABLE}") for name in own if name]
         above = [folder for start in (cwd, beside or cwd) for folder in (start.absolute(), *start.absolute().parents)]
@@ -77,6 +78,13 @@ class Protected:
             if path.exists():
                 source = PROTECTED_FILE if folder == cwd.absolute() else str(path)
                 found += [(name, source) for name in _names_in(path)]
+        if wrong := [f"{name!r} in {source}" for name, source in found if not _could_be_a_name(name)]:
+            raise UsageError(
+                "what is protected is not clear: an entry is one name or pattern, without blanks, quotes, semicolons "
+                "or loose brackets, and ends with a letter or digit",
+                problems=tuple(wrong),
+                hint=f"separate names by commas: {PROTECTED_VARIABLE}='amber,prod-*'",
+            )
         return cls(tuple(found))
 
     def why(self, name: str) -> str:
@@ -106,7 +114,7 @@ def before(
     """Every reason that can be seen in a plan. ``impossible``: objectives that the forecast excludes, unless a
     failure is what the user expects."""
     found = [*_of_victims(drill, fleet), *_protected(_targets(drill), protected)]
-    found += [*_alike(drill, protected.names, confirmed), *_radius(drill)]
+    found += [*_alike(drill, protected, confirmed), *_radius(drill)]
     if locks is not None:
         try:
             locks.require_free(lock_targets)
@@ -234,7 +242,7 @@ def _protected(targets: Iterable[str], protected: Protected) -> Iterator[Refusal
             yield Refusal("protected", f"target {name!r} is protected by {why}", hint)
 
 
-def _alike(drill: Drill, protected: tuple[str, ...], confirmed: tuple[str, ...]) -> Iterator[Refusal]:
+def _alike(drill: Drill, protected: Protected, confirmed: tuple[str, ...]) -> Iterator[Refusal]:
     """A cluster's name against those of all clusters, and every target's against the protected names."""
     clusters = [cluster.name for cluster in drill.fleet.clusters]
     targets = _targets(drill)
@@ -243,7 +251,8 @@ def _alike(drill: Drill, protected: tuple[str, ...], confirmed: tuple[str, ...])
             text = f"--confirm {name!r} names no target of this drill; it hits {', '.join(map(repr, targets))}"
             yield Refusal("confirm", text, "confirm the target that you mean, letter by letter")
     for target, is_cluster in targets.items():
-        names = dict.fromkeys([*(clusters if is_cluster else ()), *protected])
+        theirs = () if protected.why(target) else protected.names  # no --confirm lifts a protection
+        names = dict.fromkeys([*(clusters if is_cluster else ()), *theirs])
         pairs = [(other, why) for other in names if (why := look_alike(target, other))]
         strange = strange_letters("".join((target, *names)))
         if (pairs or strange) and target not in confirmed:
@@ -313,6 +322,12 @@ class _Names(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     protected: _Names
+
+
+def _could_be_a_name(entry: str) -> bool:
+    """Letters and digits of any script, what stands between them in names, and whole sets of letters in brackets."""
+    plain = re.sub(r"(?<=.)\[!?[^][]+\]|\[!?[^][]+\](?=.)", "x", entry)
+    return re.fullmatch(r"[\w*?]([\w*?.:/@+-]*[\w*?])?", plain) is not None
 
 
 def _names_in(path: Path) -> tuple[str, ...]:
