@@ -111,6 +111,14 @@ def test_a_handful_of_sends_says_nothing() -> None:
     assert g.survivor_errors().check(glance(1.2, calm=FAILED)) == ""
 
 
+def test_a_guard_that_raises_trips_at_once_and_says_so() -> None:
+    def check(_: Glance) -> str:
+        raise ZeroDivisionError("x / 0")
+
+    mine = Guard("mine", "mine", 60.0, check)
+    assert GuardWatch((mine,)).look(glance(1)) == (mine, "guard mine raised ZeroDivisionError: x / 0")
+
+
 def test_telemetry_that_stops_trips_and_time_outs_that_arrive_do_not() -> None:
     assert g.telemetry().check(glance(12, now_s=21.9)) == ""  # total time-out 5 s + 5 s
     assert "11.0 s old (limit 10 s)" in g.telemetry().check(glance(12, now_s=23.0))

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from drills.engine.nouns import Observe
+from drills.engine.nouns import Observe, Until
+from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.recorder import Recorder
 from drills.engine.runner.steps import StepRunner
 from history.op import STEP_END, STEP_START, decode
@@ -26,3 +27,14 @@ def test_a_step_that_was_not_reached_ends_as_failed(
     began, ended = map(decode, recorder.path.read_bytes().splitlines())
     assert (began.kind, ended.kind) == (STEP_START, STEP_END)
     assert ended.outcome == outcome
+
+
+def test_a_criterion_that_raises_ends_the_run_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(run: Any, now_ns: int) -> Any:
+        raise KeyError("no such model")
+
+    monkeypatch.setattr(StepRunner, "_look_if_due", lambda self: object())
+    session: Any = SimpleNamespace(clock=lambda: 7, watch_processes=lambda: None)
+    step = Observe(until=Until("my own criterion", check), at_most_s=5)
+    with pytest.raises(RunStopped, match="the criterion 'my own criterion' raised KeyError: 'no such model'"):
+        StepRunner(session)._carry_out(step)

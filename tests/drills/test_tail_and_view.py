@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 
 from drills.engine.runner.strip import Strip
+from drills.engine.runner.tail import Tail
 from drills.engine.runner.view import LiveView, PlainView, view_on
+from history.rundir import RunDirectory
+from tests import headers
 
 
 def test_plain_view_prints_one_line_an_event() -> None:
@@ -72,3 +78,17 @@ def test_a_terminal_that_fails_on_the_way_is_told_no_more() -> None:
         out.close()
         view.note("after")
         view.done("and to the end")
+
+
+def test_parts_that_are_merged_away_while_one_looks_are_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: Any = RunDirectory(tmp_path)
+    run.ops.mkdir()
+    for name in ("a", "b"):
+        (run.ops / f"{name}.jsonl").touch()
+    found = sorted(run.ops.glob("*.jsonl"))
+    monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(found))
+    (run.ops / "b.jsonl").unlink()
+    nothing: Any = None
+    assert len(Tail(run, headers.header(), nothing).run().history.requests) == 0

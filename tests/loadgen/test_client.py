@@ -32,6 +32,8 @@ from history.op import (
     TIMEOUT,
     UNREACHABLE,
     Op,
+    decode,
+    encode,
 )
 from history.records import LoadSpec, Mix, MixEntry, Target
 from loadgen.client import Ask, Client, asks_of
@@ -233,6 +235,12 @@ def test_statuses(server: Server, status: str) -> None:
     assert op.detail == {"said": '{"error":"busy"}'}
     assert op.t_first_byte == NEVER
     assert op.cluster == "amber"
+
+
+def test_a_header_of_any_bytes_can_be_recorded(server: Server) -> None:
+    raw = head("200 OK", "").replace(b"amber/", b"am\xffber\xed\xb3\xbf/")
+    op = once(server, says(raw + TOKEN * 3 + ends("length") + usage(3) + DONE))
+    assert decode(encode(op)).cluster == op.cluster != "amber"
 
 
 def test_an_interim_answer_is_not_the_answer(server: Server) -> None:

@@ -16,6 +16,7 @@ from drills.engine.commands.console import console_out, table_of
 from drills.engine.commands.options import Asked, planning
 from drills.engine.nouns.guards import Guard, stop_request
 from drills.engine.safety.plan import Plan
+from drills.engine.safety.refusals import lines
 from history.errors import UsageError
 from history.records import AT_LEAST, Forecast, ModelForecast, ObjectiveSpec
 
@@ -93,8 +94,8 @@ def show(console: Console, plan: Plan) -> None:
     console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
     if plan.refusals:
         console.print(Text(f"\n`blackstart run` would refuse, for {len(plan.refusals)} reason(s):", style="bold red"))
-        for refusal in plan.refusals:
-            console.print(Text(f"  - {refusal}"))
+        for line in lines(plan.refusals):
+            console.print(Text(f"  - {line}"))
 
 
 def guards_of(plan: Plan) -> tuple[Guard, ...]:

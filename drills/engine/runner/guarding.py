@@ -50,9 +50,12 @@ class GuardWatch:
         self._since_ns: dict[int, int] = {}
 
     def look(self, glance: Glance) -> tuple[Guard, str] | None:
-        """The first guard that trips now, and why."""
+        """The first guard that trips now, and why; one that raises trips at once."""
         for number, guard in enumerate(self._guards):
-            reason = guard.check(glance)
+            try:
+                reason = guard.check(glance)
+            except Exception as error:  # nobody watches any more
+                return guard, f"guard {guard.name} raised {type(error).__name__}: {error}"
             if not reason:
                 self._since_ns.pop(number, None)
                 continue

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 
+from assertions.live import Progress
 from drills.engine.nouns import Baseline, Inject, Observe, Restore, Step, Until
+from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.injector import require
 from drills.engine.runner.session import Session
 from drills.engine.runner.staging import Staging
@@ -74,7 +76,7 @@ class StepRunner:
             session.watch_processes()
             if (run := self._look_if_due()) is not None:
                 if criterion is not None:
-                    progress = criterion.check(run, session.clock())
+                    progress = _asked(criterion, run, session.clock())
                     waiting = progress.text
                     if progress.done:
                         return True, ""
@@ -107,3 +109,11 @@ class StepRunner:
 
     def _since(self, began_ns: int) -> float:
         return (self._session.clock() - began_ns) / NS_PER_S
+
+
+def _asked(criterion: Until, run: Run, now_ns: int) -> Progress:
+    """What the criterion says; ``RunStopped`` when it raises: nobody could say when the step is over."""
+    try:
+        return criterion.check(run, now_ns)
+    except Exception as error:
+        raise RunStopped(f"the criterion {criterion.text!r} raised {type(error).__name__}: {error}") from error

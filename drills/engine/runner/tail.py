@@ -27,9 +27,12 @@ class Tail:
         return Run(self._header, self._schedule, self._builder.build())
 
     def _read(self, path: Path) -> list[Op]:
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            data = file.read()
+        try:
+            with path.open("rb") as file:
+                file.seek(self._offsets.get(path, 0))
+                data = file.read()
+        except FileNotFoundError:
+            return []  # the run has ended, and its parts are one file by now
         whole = data.rfind(b"\n") + 1
         self._offsets[path] = self._offsets.get(path, 0) + whole
         ops = []
