@@ -224,6 +224,21 @@ def test_a_protected_target_is_refused_whoever_confirms_it(
     assert "target 'cobalt' is protected by 'cob*' in $BLACKSTART_PROTECTED" in err
 
 
+def test_plan_shows_what_is_protected_and_expects_nothing_of_what_would_not_start(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["plan", "cluster-loss"]) == 0
+    out = capsys.readouterr().out
+    assert "protected: nothing" in out
+    assert "Expected verdict: pass" in out
+    monkeypatch.setenv("BLACKSTART_PROTECTED", "cob*,prod")
+    assert main(["plan", "cluster-loss"]) == 4
+    out = capsys.readouterr().out
+    assert "protected: 'cob*' in $BLACKSTART_PROTECTED, 'prod' in $BLACKSTART_PROTECTED" in out
+    assert "Expected verdict" not in out
+    assert "would refuse" in out
+
+
 def test_a_slip_in_a_confirmation_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "cluster-loss", "--confirm", "cobolt"]) == 4
     assert "--confirm 'cobolt' names no target of this drill; it hits 'cobalt'" in capsys.readouterr().err

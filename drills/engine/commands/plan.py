@@ -69,6 +69,7 @@ def facts(plan: Plan) -> dict[str, Any]:
         "holds": [asdict(hold) for hold in plan.holds],
         "forecasts": [{**asdict(forecast), "fits": forecast.fits} for forecast in plan.forecasts],
         "expected": {"verdict": plan.expectation.verdict, "text": plan.expectation.text},
+        "protected": [{"pattern": pattern, "source": source} for pattern, source in plan.protected.patterns],
         "refusals": [asdict(refusal) for refusal in plan.refusals],
     }
 
@@ -80,6 +81,8 @@ def show(console: Console, plan: Plan) -> None:
         f"file {plan.file.path} · environment {plan.environment} · seed {plan.seed} · at most "
         f"{plan.drill.longest_s():g} s"
     )
+    listed = ", ".join(f"{pattern!r} in {source}" for pattern, source in plan.protected.patterns)
+    console.print(f"protected: {listed or 'nothing'}")
     for title, table in tables(plan):
         console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
@@ -91,7 +94,8 @@ def show(console: Console, plan: Plan) -> None:
             + ("every model fits." if forecast.fits else "NOT every model fits.")
         )
         console.print(forecast_table(forecast))
-    console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
+    if plan.expectation.verdict != "pass" or not plan.refusals:
+        console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
     if plan.refusals:
         console.print(Text(f"\n`blackstart run` would refuse, for {len(plan.refusals)} reason(s):", style="bold red"))
         for line in lines(plan.refusals):

@@ -49,6 +49,7 @@ class Plan:
     forecasts: tuple[Forecast, ...]
     holds: tuple[HoldTime, ...]
     expectation: Expectation
+    protected: Protected
     refusals: tuple[Refusal, ...]
 
     @property
@@ -98,6 +99,7 @@ def make_plan(
             hint="observe longer, raise the rate, ask for less, or choose another fault, fleet or environment",
         )
     expectation = expect(drill, forecasts)
+    protected = Protected.read(Path.cwd(), beside=file.path.parent)
     return Plan(
         file=file,
         drill=drill,
@@ -107,10 +109,11 @@ def make_plan(
         forecasts=forecasts,
         holds=tuple(holds),
         expectation=expectation,
+        protected=protected,
         refusals=before(
             drill,
             fleet,
-            protected=Protected.read(Path.cwd(), beside=file.path.parent),
+            protected=protected,
             confirmed=confirmed,
             locks=Locks(state_dir()),
             lock_targets=lock_targets(environment, drill.fleet),
