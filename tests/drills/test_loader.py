@@ -81,3 +81,29 @@ def test_a_relative_path_has_its_line_too(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError, match=r"bad\.py:3: ZeroDivisionError"):
         load(find("./bad.py", tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("call", "hint"),
+    [
+        ("Baseline(second=1)", "did you mean seconds? Baseline takes seconds"),
+        ("Baseline()", "Baseline takes seconds"),
+        ("Baseline(1, 2, 3, 4)", "Baseline takes seconds"),
+        ("o.lost(atmost=1)", "did you mean at_most? lost takes at_most, scope, window, playbook"),
+        ("fleets.three_clusters(headrom=1)", "did you mean headroom? three_clusters takes headroom"),
+        ("len(5)", "the drill file raised this while it was read"),
+    ],
+)
+def test_a_wrong_argument_is_said_with_those_there_are(call: str, hint: str, tmp_path: Path) -> None:
+    path = write(tmp_path, "bad.py", f"from blackstart import Baseline, fleets, objectives as o\n{call}\n")
+    with pytest.raises(UsageError, match=r"bad\.py:2: TypeError") as caught:
+        load(find(str(path), tmp_path))
+    assert caught.value.hint.startswith(hint)
+
+
+def test_nothing_is_written_beside_the_users_file(tmp_path: Path) -> None:
+    path = write(tmp_path, "mine.py", "drill = 5\n")
+    for _ in range(2):
+        with pytest.raises(UsageError):
+            load(find(str(path), tmp_path))
+    assert [one.name for one in tmp_path.iterdir()] == ["mine.py"]

@@ -5,10 +5,14 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
+import inspect
+import re
 import sys
 import traceback
 from dataclasses import dataclass, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType, ModuleType
 
 import drills
 from drills.engine.nouns import Drill
@@ -74,7 +78,7 @@ def find(name: str, cwd: Path) -> DrillFile:
 def load(file: DrillFile) -> Drill:
     """Executes the file and returns its ``drill``; ``UsageError`` names file and line of what went wrong."""
     module_name = f"blackstart_drill_{file.path.stem}"
-    spec = importlib.util.spec_from_file_location(module_name, file.path)
+    spec = importlib.util.spec_from_file_location(module_name, file.path, loader=_Source(module_name, str(file.path)))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -86,9 +90,10 @@ def load(file: DrillFile) -> Drill:
             f"{file.path}:{error.lineno}: {error.msg}", hint="the file is not valid Python; mend that line"
         ) from error
     except (Exception, SystemExit) as error:  # a file that calls sys.exit must not end the run as a pass
+        takes = _takes(error, module) if isinstance(error, TypeError) else ""
         raise UsageError(
             f"{file.path}:{_line_of(error, file.path)}: {type(error).__name__}: {error}",
-            hint="the drill file raised this while it was read; compare with a drill of `blackstart list`",
+            hint=takes or "the drill file raised this while it was read; compare with a drill of `blackstart list`",
         ) from error
     finally:
         sys.modules.pop(module_name, None)
@@ -99,6 +104,26 @@ def load(file: DrillFile) -> Drill:
             hint="a drill file ends with `drill = Drill(...)`; see `blackstart plan --help`",
         )
     return drill if not file.remedies else _with(file, drill)
+
+
+class _Source(SourceFileLoader):
+    """Compiles anew each time and writes nothing beside the user's file."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
+def _takes(error: TypeError, module: ModuleType) -> str:
+    """What the noun that was called with wrong arguments takes, and the nearest to the one that it does not."""
+    said = re.match(r"(\w+)(?:\.__init__)?\(\)(?: got an unexpected keyword argument '(\w+)')?", str(error))
+    names = [vars(module), *(vars(one) for one in vars(module).values() if isinstance(one, ModuleType))]
+    noun = next((space[said[1]] for space in names if said[1] in space), None) if said else None
+    if said is None or not callable(noun):
+        return ""
+    takes = [name for name in inspect.signature(noun).parameters if name != "where"]
+    near = difflib.get_close_matches(said[2] or "", takes, n=1)
+    return (f"did you mean {near[0]}? " if near else "") + f"{said[1]} takes {', '.join(takes) or 'nothing'}"
 
 
 def _with(file: DrillFile, drill: Drill) -> Drill:
