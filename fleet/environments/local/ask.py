@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -101,15 +100,6 @@ def reachability(api_url: str, data_urls: Mapping[str, str]) -> Reachability:
         nodes={name: answer.ok for name, answer in answers.items() if name},
         detail="; ".join(silent) or "all answer",
     )
-
-
-def connects(host: str, port: int, timeout_s: float = ASK_TIMEOUT_S) -> bool:
-    """Does the address take a TCP connection?"""
-    try:
-        socket.create_connection((host, port), timeout=timeout_s).close()
-    except OSError:
-        return False
-    return True
 
 
 def _json(data: bytes) -> Any:
