@@ -222,7 +222,7 @@ class ControlPlane:
             node=replica.node,
             replica=replica.name,
             weights=state.weights if state is not None else "",
-            detail=detail,
+            detail=detail or {},
         )
 
     def _metrics(self) -> None:
