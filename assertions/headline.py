@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from assertions.case import Case
 from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict
+from assertions.validity import INCIDENTS, READABLE
 from history.clock import NS_PER_S
 
 
@@ -24,15 +25,15 @@ def reasons(
     checks: tuple[Check, ...], objectives: tuple[ObjectiveResult, ...], models: dict[str, ModelRecovery]
 ) -> tuple[str, ...]:
     """Why the verdict is not a pass, causes before their consequences; empty for a pass."""
-    causes = [f"{check.name}: {check.detail}" for check in checks if check.verdict != "pass"]
+    causes = [_cause(check) for check in checks if check.verdict != "pass"]
     if not objectives:
         causes.append("the drill has no objectives: nothing was promised, nothing can be kept")
     failed = [_objective(o, models) for o in objectives if o.verdict == "fail"]
     open_ = [o for o in objectives if o.verdict == "unknown"]
     if causes and len(open_) > 1:
         names = list(dict.fromkeys(o.name for o in open_))
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        return (*dict.fromkeys(causes + failed), f"so {len(open_)} objectives are not proven: {shown}")
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more objectives" if len(names) > 3 else "")
+        return (*dict.fromkeys(causes + failed), f"so {len(open_)} results are not proven: {shown}")
     return tuple(dict.fromkeys(causes + failed + [_objective(o, models) for o in open_]))
 
 
@@ -55,22 +56,25 @@ def headline(
     models: dict[str, ModelRecovery],
 ) -> str:
     """What happened, in one or two sentences."""
+    broken = [check for check in checks if check.verdict != "pass"]
     if case.edges.injected is None or fleet is None:
-        return "Nothing happened: no fault was injected."
+        damaged = [check for check in broken if check.name == READABLE]
+        return f"Nothing is known: {damaged[0].detail}." if damaged else "Nothing happened: no fault was injected."
     deed = _deed(case)
     marks = case.run.header.faults
     if marks and all(mark.noop for mark in marks):
         return f"Nothing happened: {deed}."
-    told = f"{deed}{_recovery_in_words(fleet, models)}"
-    broken = [check for check in checks if check.verdict != "pass"]
-    if broken:
-        return f"{told} The measurement does not count: {broken[0].name}: {broken[0].detail}."
-    return told
+    told = f"{deed}{_recovery_in_words(fleet, models, case.edges.seconds(case.edges.fault_end))}"
+    return f"{told} The measurement does not count: {_cause(broken[0])}." if broken else told
+
+
+def _cause(check: Check) -> str:
+    return check.detail if check.name in INCIDENTS else f"{check.name}: {check.detail}"
 
 
 def _deed(case: Case) -> str:
     """What was done to whom, in the faults' own words; a no-op beside a real fault is not worth a word."""
-    at = f"at {(case.edges.zero - case.edges.start) / NS_PER_S:.1f} s"
+    at = f"{(case.edges.zero - case.edges.start) / NS_PER_S:.1f} s into the load"
     victims = " and ".join(case.edges.victims) or "no cluster"
     marks = case.run.header.faults
     if all(mark.noop for mark in marks):
@@ -79,18 +83,18 @@ def _deed(case: Case) -> str:
     return f"{' and '.join(dict.fromkeys(deeds))} {at}"
 
 
-def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -> str:
+def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery], observed_s: float) -> str:
     hit = {name: m for name, m in models.items() if not m.unaffected and m.sent}
     if not hit and fleet.unaffected:
         return "; no request failed."
     back = None if fleet.service_back_s is None else fleet.service_back_s[1]
-    served = "the fleet never stopped serving" if fleet.unaffected else "the fleet did not serve again"
+    served = "the fleet never stopped serving" if fleet.unaffected else "the fleet was not seen to serve again"
     if back is not None:
         served = f"the fleet served again after {_s(back)}"
     lost = {name: m for name, m in hit.items() if m.recovered_s is None or m.recovered_s[1] is None}
     fell = {name: m for name, m in hit.items() if m.relapsed}
     if lost:
-        return f"; {served}. {_did_not(lost)}"
+        return f"; {served}. {_did_not(lost, observed_s)}"
     ends = {name: m.recovered_s[1] for name, m in hit.items() if m.recovered_s and m.recovered_s[1] is not None}
     if not ends:
         return f"; {served} and stayed there."
@@ -102,9 +106,9 @@ def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery]) -
     return f"; {served} and {recovered} and stayed so."
 
 
-def _did_not(lost: dict[str, ModelRecovery]) -> str:
+def _did_not(lost: dict[str, ModelRecovery], observed_s: float) -> str:
     reasons = {name: m.unplaceable for name, m in lost.items() if m.unplaceable}
-    text = f"{_names(lost)} did not recover"
+    text = f"{_names(lost)} did not recover in the {_s(observed_s)} observed"
     if reasons:
         text += ": " + "; ".join(f"{name} {why}" if len(lost) > 1 else why for name, why in reasons.items())
     return text.rstrip(".") + "."

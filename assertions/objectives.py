@@ -129,7 +129,9 @@ def _recovered(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     text = in_words(bounds, "s")
     if found.relapsed:
         start, end = found.relapse_spans[0]
-        evidence = f"relapse from {start:.2f} s to {end:.2f} s: bad ops beyond chance at {spec.ratio}"
+        evidence = (
+            f"relapse from {start:.2f} s to {end:.2f} s after the injection: bad ops beyond chance at {spec.ratio}"
+        )
         verdict = _between(bounds, spec) if spec.first_hold else "fail"
         return Measure(bounds, evidence, f"{text}, relapsed at {start:.1f} s", verdict)
     evidence = _hold_in_words(found, needed)
@@ -246,7 +248,7 @@ def _no_dip(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     evidence = f"{bad:,} bad of {len(rows):,} ops"
     if sure:
         first, last = (case.edges.seconds(t[i]) for i in sure[0])
-        evidence += f"; a dip from {first:.2f} s to {last:.2f} s is beyond chance at {spec.ratio}"
+        evidence += f"; a dip from {first:.2f} s to {last:.2f} s after the injection is beyond chance at {spec.ratio}"
     text = f"{len(sure)} dip{'' if len(sure) == 1 else 's'}" if sure else "no dip"
     return Measure((float(len(sure)), float(max(len(sure), len(maybe)))), evidence, text)
 

@@ -18,6 +18,9 @@ from history import op as kinds
 from history.clock import NS_PER_S
 
 DROPPED_LIMIT = 0.001
+READABLE = "records readable"
+INCIDENTS = ("not interrupted", "no guard tripped", "ran to its end", "harness processes alive")
+"""Checks whose detail tells the whole incident."""
 LAG_NEAR_EDGE_MAX_S = 1.0
 """Lag near an edge widens the intervals that rest on it; beyond this it makes the run unknown."""
 
@@ -101,7 +104,7 @@ def _records(case: Case, found: Validity) -> Answer:
     truncated = case.run.history.truncated
     detail = f"{found.damaged_lines:,} damaged lines, {found.no_record:,} sends without a record"
     if truncated:
-        detail += "; the recorded history is truncated or fails its checksum"
+        detail += "; the recorded history is missing, truncated or fails its checksum"
     return not truncated and not (found.damaged_lines and found.no_record), detail
 
 
@@ -122,7 +125,7 @@ CHECKS = (
     ("send lag", _lag),
     ("send lag near edges", _lag_near),
     ("each send recorded once", _duplicates),
-    ("records readable", _records),
+    (READABLE, _records),
     ("harness ended by itself", _ended),
 )
 
@@ -134,7 +137,7 @@ def _incidents(case: Case) -> tuple[Check, ...]:
         said = op.detail.get("reason") or op.detail.get("text") or op.error or "no reason recorded"
         reason = str(said)
         if op.kind == kinds.INTERRUPTED:
-            made.append(Check("not interrupted", "unknown", f"interrupted: {reason}"))
+            made.append(Check("not interrupted", "unknown", "the run was interrupted, by Ctrl-C or a signal"))
         elif op.source == kinds.GUARD and op.outcome == "fail":
             made.append(Check("no guard tripped", "unknown", f"guard {op.kind} tripped: {reason}"))
         elif op.kind == kinds.PROCESS_DIED and op.error == "stopped":

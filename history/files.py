@@ -36,6 +36,8 @@ def blocks(directory: RunDirectory) -> Iterator[bytes]:
         yield from _ahead(whole_lines(_unzipped(directory.history)))
     parts = sorted(directory.ops.glob("*.jsonl"))
     if not parts:
+        if not merged:
+            yield TRUNCATED
         return
     known = _known_lines(directory) if merged else frozenset[bytes]()
     for part in parts:

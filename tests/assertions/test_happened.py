@@ -112,10 +112,10 @@ def test_a_noop_beside_a_real_fault_is_not_the_headline(sound: Script) -> None:
     idle = FaultMark("Noop", "jade", "none", "nothing was done", noop=True)
     made = replace(two_faults(sound), header_changes={"faults": (idle, COBALT)})
     result = analyze(made.run())
-    assert result.headline.startswith("cobalt lost power at 10.0 s; the fleet served again")
+    assert result.headline.startswith("cobalt lost power 10.0 s into the load; the fleet served again")
     assert "jade answered" not in check(result, "victim had served").detail  # a no-op has no victim
     both = analyze(two_faults(sound).run()).headline
-    assert both.startswith("cobalt lost power and jade lost power at 10.0 s")
+    assert both.startswith("cobalt lost power and jade lost power 10.0 s into the load")
 
 
 def test_a_fault_without_a_cluster_has_no_cluster_to_see(sound: Script) -> None:
@@ -173,7 +173,7 @@ def test_the_cause_stands_first_and_its_consequences_in_one_line(script: Script,
     specs = tuple(objective("recovered", scope=scope, ratio=0.9) for scope in ("fleet", "each model", "each class"))
     nothing = replace(script, objectives=specs, without=("fault.inject", "fault.heal"))
     reasons = analyze(nothing.run()).reasons
-    assert reasons[-1] == "so 6 objectives are not proven: recovered"
+    assert reasons[-1] == "so 6 results are not proven: recovered"
     assert any("no fault was injected" in reason for reason in reasons[:-1])
     assert len(reasons) <= 3, reasons
 

@@ -152,7 +152,7 @@ def test_what_does_not_fit_never_comes(script: Script, objective: Objective) -> 
     result = analyze(made.event("replica.pending", 1.5, **NEW).run())
     assert result.verdict == "fail"
     assert result.models["solo"].unplaceable == reason["reason"]
-    assert "did not recover: needs 4 GPUs; free: amber-n1 2, jade-n1 1." in result.headline
+    assert "did not recover in the 30.0 s observed: needs 4 GPUs; free: amber-n1 2, jade-n1 1." in result.headline
     assert any("solo" in reason_ and "needs 4 GPUs" in reason_ for reason_ in result.reasons)
     solo = next(o for o in result.objectives if (o.indicator, o.scope) == ("reallocated", "solo"))
     assert (solo.verdict, solo.text) == ("fail", "> 30.0 s")
