@@ -15,11 +15,10 @@ from types import TracebackType
 from typing import Any
 
 from drills.engine.safety.journal import Journal
-from drills.engine.safety.ledger import Entry, Ledger, Post, Webhook
+from drills.engine.safety.ledger import Entry, Ledger, Webhook
 from drills.engine.safety.lock import Locks, state_dir
 from drills.engine.safety.owner import Owner
 from drills.engine.safety.plan import Plan
-from drills.engine.safety.watchdog import AFTER_S
 from fleet.environments import lock_targets
 from history.errors import RecordingError
 from history.records import FaultMark
@@ -42,10 +41,8 @@ class Custody:
         *,
         webhook: str = "",
         state: Path | None = None,
-        watchdog_after_s: float = AFTER_S,
-        post: Post | None = None,
     ) -> None:
-        self._plan, self._directory, self._facts, self._after_s = plan, directory, facts, watchdog_after_s
+        self._plan, self._directory, self._facts = plan, directory, facts
         self._state = state or state_dir()
         self._locks = Locks(self._state)
         self._journal = Journal(directory.journal)
@@ -60,7 +57,7 @@ class Custody:
                 command_line=command_line,
             ),
         )
-        self._webhook = Webhook(webhook, self._not_announced, post)
+        self._webhook = Webhook(webhook, self._not_announced)
         self._watchdog = Child("the watchdog", directory.logs / "watchdog.log")
         self._exposed = False
         self.outcome = "ended early"
@@ -97,7 +94,7 @@ class Custody:
         self._journal.write("begin", owner=me, environment=self._plan.environment, facts=self._facts)
         self._exposed = True
         self._tell("start", "begun", text=self._plan.file.summary)
-        command = (sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path), str(self._after_s))
+        command = (sys.executable, "-m", "drills.engine.safety.watchdog", str(self._directory.path))
         self._watchdog.start(*command, BLACKSTART_STATE=str(self._state))
 
     def died(self) -> tuple[str, ...]:
