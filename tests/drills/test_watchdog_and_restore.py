@@ -128,7 +128,7 @@ def test_restore_works_on_half_a_journal_without_a_lock(tmp_path: Path) -> None:
     with (run / "journal.jsonl").open("ab") as file:
         file.write(b'{"entry":"outcome","tar')
     done = restore(run, tmp_path / "state", by="test")
-    assert "cobalt: an injected fault was open" in done
+    assert "healed cobalt: its fault was still open" in done
     assert not (run / "fleet").exists()
     assert restore(run, tmp_path / "state", by="test") == ()
 
@@ -275,15 +275,20 @@ def test_the_command_heals_all_that_is_unhealed(
 ) -> None:
     monkeypatch.setenv("BLACKSTART_STATE", str(tmp_path / "state"))
     assert main(["restore"]) == 0
-    assert "No run on this machine is unhealed" in capsys.readouterr().out
+    assert f"No run is unhealed: looked into {tmp_path / 'state'}, which does not exist" in capsys.readouterr().out
     (tmp_path / "run").mkdir()
     hold(tmp_path / "state", tmp_path / "run")
     assert main(["watch"]) == 0
     assert "it was not healed" in capsys.readouterr().out
     assert main(["restore"]) == 0
-    assert "released the lock on local" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "released the lock on local" in said
+    assert "Next: blackstart analyze" not in said  # nothing was recorded
+    (tmp_path / "run" / "header.json").write_text("{}")
     assert main(["restore", str(tmp_path / "run")]) == 0
-    assert "nothing was left" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "nothing was left" in said
+    assert "Next: blackstart analyze " in said
     assert main(["watch"]) == 0
     assert "restore: ok" in capsys.readouterr().out  # the ledger
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import click
 
 from drills.engine.commands.console import console_out
+from drills.engine.commands.options import looked_into, usable_state
 from drills.engine.commands.verdict import shorten
-from drills.engine.safety.lock import Locks, state_dir
+from drills.engine.safety.lock import Locks
 from drills.engine.safety.restore import restore, unhealed
 from history.errors import BlackstartError
+from history.rundir import RunDirectory
 
 
 @click.command("restore")
@@ -23,7 +25,7 @@ def command(run: Path | None) -> int:
     as you like, and says what it did. The records stay: `blackstart analyze RUN` judges what was seen (never a pass).
     A run whose harness lives is not touched. One that cannot be healed does not keep the others from it.
     """
-    console, state = console_out(), state_dir()
+    console, state = console_out(), usable_state()
     locks, failed = Locks(state), list[BlackstartError]()
     runs = [run] if run is not None else [Path(lock.run) for lock in unhealed(locks)]
     for one in runs:
@@ -37,10 +39,12 @@ def command(run: Path | None) -> int:
         console.print(f"{shorten(one.resolve())}:")
         for line in done or ("nothing was left",):
             console.print(f" ✓ {line}")
+        if RunDirectory(one).header.is_file():
+            console.print(f"Next: blackstart analyze {shorten(one.resolve())}")
     if run is None:
         failed += locks.unreadable()
     if failed:
         raise failed[0]
     if not runs:
-        console.print("No run on this machine is unhealed.")
+        console.print(f"No run is unhealed: {looked_into(state)}.")
     return 0

@@ -85,6 +85,7 @@ def make_plan(
     placements = placements_planned(drill.fleet)
     forecasts = tuple(forecast(drill.fleet, placements, *victims) for victims in taken_at_once(drill))
     holds, impossible = hold_times(drill, forecasts)
+    hints = ["observe longer, raise the rate or ask for less"] if impossible else []
     impossible += empty_scopes(drill, forecasts)
     fleet = open_fleet(environment, drill.fleet)
     clusters = {cluster.name: cluster for cluster in fleet.clusters}
@@ -92,11 +93,12 @@ def make_plan(
     for fault, subject in subjects:
         if reason := fault.unsupported(subject):
             impossible.append(fault.problem(f"fault in {fault.target}: {reason}"))
+            hints.append("choose what is possible, or another --env")
     if impossible:
         raise Refused(
             f"{file.name} cannot be carried out as it stands",
             problems=tuple(map(str, impossible)),
-            hint="observe longer, raise the rate, ask for less, or choose another fault, fleet or environment",
+            hint="; ".join(dict.fromkeys(hints)) or "mend them, or choose another --fleet",
         )
     expectation = expect(drill, forecasts)
     protected = Protected.read(Path.cwd(), beside=file.path.parent)

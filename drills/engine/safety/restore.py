@@ -70,7 +70,7 @@ def restore(
         if not journal.healed:
             enter("begun")
         try:
-            done = [f"{name}: an injected fault was open" for name in journal.hurt]
+            done = [f"healed {name}: its fault was still open" for name in journal.hurt]
             done += [] if journal.healed else _heal(environment, _facts(journal, held, directory.path, environment))
             done += _end_children(directory.path, drain_s)
             done += _tidy(directory)
