@@ -29,6 +29,12 @@ def problems(spec: FleetSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
+def problems_of_parts(spec: FleetSpec) -> tuple[str, ...]:
+    """Those of ``problems`` that hold whatever else is mended: of names, numbers, references and switches."""
+    found = [*_names(spec), *_numbers(spec), *_references(spec), *_switches(spec)]
+    return tuple(line for line in found if not line.startswith("the fleet has no "))
+
+
 def _names(spec: FleetSpec) -> Iterator[str]:
     if not _PLACE_NAME.fullmatch(spec.name):
         yield f"fleet name {spec.name!r}: only small letters, digits and inner dashes, at most 42"

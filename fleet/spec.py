@@ -12,16 +12,19 @@ carry it. It never starts, opens or asks anything. ``problems`` (in ``fleet.chec
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
-from history.errors import UsageError
+from history.errors import UsageError, meant
 from history.records import MixEntry, ModelFacts, ModelKind
 
 MIB = 1024 * 1024
+_HELP = (
+    "each field's meaning and unit: python -m pydoc fleet.spec; a commented example: docs/fleet.toml, in the repository"
+)
 
 Checks = Literal["http", "tcp"]
 """What a health check asks for: an answer, or (tcp) only that somebody takes the connection."""
@@ -215,8 +218,9 @@ class FleetSpec:
         for thing in things:
             if thing.name == name:
                 return thing
-        known = ", ".join(thing.name for thing in things)
-        raise UsageError(f"{name!r} is no {what} of fleet {self.name!r}", hint=f"its {what}s are: {known}")
+        known = [thing.name for thing in things]
+        hint = f"{meant(name, known)}its {what}s are: {', '.join(known)}"
+        raise UsageError(f"{name!r} is no {what} of fleet {self.name!r}", hint=hint)
 
     def stores_for(self, cluster: str) -> tuple[StoreSpec, ...]:
         """All stores in the order that nodes of ``cluster`` ask them: beside it, beside none, beside others."""
@@ -238,7 +242,7 @@ class FleetSpec:
             count = f"{len(problems)} problem" + ("s" if len(problems) > 1 else "")
             raise UsageError(
                 f"fleet {self.name!r} has {count}",
-                hint="correct all of them; docs/fleet.toml is a commented example, fleet/spec.py gives units",
+                hint=f"correct all of them; {_HELP}",
                 problems=problems,
             )
         return self
@@ -274,8 +278,8 @@ class FleetSpec:
     def from_toml(cls, path: Path) -> FleetSpec:
         """Reads a fleet file: ``name``, ``[switches]``, and arrays of tables ``[[clusters]]``, ``[[models]]``, …
 
-        ``UsageError`` when it cannot be read, or with every table that has the wrong shape; what the values mean is
-        checked by ``problems`` afterwards.
+        ``UsageError`` when it cannot be read, or with every mistake of a file that has wrong fields; what the values of
+        all others mean is checked by ``problems`` afterwards.
         """
         try:
             raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -305,29 +309,59 @@ def _from_tables(raw: dict[str, Any], path: str) -> FleetSpec:
         parts[key] = tuple(part for part in made if part is not None)
     switches = _convert(raw.get("switches", {}), Switches, "switches", wrong)
     if wrong:
+        from fleet.checks import problems_of_parts
+
+        wrong += problems_of_parts(FleetSpec("unknown", switches=switches or Switches(), **parts))
         raise UsageError(
             f"fleet file {path} has {len(wrong)} mistake{'s' * (len(wrong) > 1)}",
-            hint="docs/fleet.toml is a commented example; fleet/spec.py gives each field's meaning and unit",
+            hint=_HELP,
             problems=tuple(wrong),
         )
     return FleetSpec(name=raw["name"], switches=switches, **parts)
 
 
 def _convert(table: Any, kind: type, where: str, wrong: list[str]) -> Any:
-    """One table as a record; None, with its mistakes added to ``wrong``, when it has the wrong shape."""
+    """One table as a record. What is wrong with it is added to ``wrong``; the record is then as good as can be, for
+    what others say of it, or None."""
     if not isinstance(table, dict):
         wrong.append(f"{where} is {table!r}; it must be a table")
         return None
     name = f" ({table['name']})" if "name" in table else ""
     known = {f.name for f in fields(kind)}
-    extra = sorted(table.keys() - known)
-    wrong.extend(f"{where}{name}: {key!r} is no field of it; fields are {', '.join(sorted(known))}" for key in extra)
-    if kind is ClusterSpec:
-        for i, node in enumerate(table.get("nodes", [])):
-            if isinstance(node, dict) and (odd := sorted(node.keys() - {f.name for f in fields(NodeSpec)})):
-                wrong.append(f"{where}{name}.nodes[{i}]: {', '.join(odd)}: no field of a node")
+    for key in sorted(table.keys() - known):
+        wrong.append(
+            f"{where}{name}: {key!r} is no field of it; {meant(key, known)}fields are {', '.join(sorted(known))}"
+        )
+    nodes = table.get("nodes") if kind is ClusterSpec else None
     try:
+        if isinstance(nodes, list) and any(isinstance(node, dict) and node.keys() - _NODE for node in nodes):
+            return _mended(table, kind, f"{where}{name}", wrong)
         return msgspec.convert(table, kind)
-    except msgspec.ValidationError as error:
-        wrong.append(f"{where}{name}: {error}")
-        return None
+    except msgspec.ValidationError:
+        return _mended(table, kind, f"{where}{name}", wrong)
+
+
+_NODE = {f.name for f in fields(NodeSpec)}
+_STAND_INS: dict[str, Any] = {"kind": "chat", "model_class": "unknown", "weight_bytes": 1, "gpus": 1}
+_STAND_INS |= {"egress_bytes_s": 1.0, "bytes_s": 1.0}
+
+
+def _mended(table: dict[str, Any], kind: type, where: str, wrong: list[str]) -> Any:
+    """The record with a default or a stand-in for each field that is wrong, and a mistake for each."""
+    hints, good = get_type_hints(kind), dict[str, Any]()
+    for one in fields(kind):
+        needed, value = one.default is MISSING and one.default_factory is MISSING, table.get(one.name)
+        if one.name == "nodes" and isinstance(value, list):
+            nodes = [_convert(node, NodeSpec, f"{where}.nodes[{i}]", wrong) for i, node in enumerate(value)]
+            good[one.name] = tuple(node for node in nodes if node is not None)
+            continue
+        try:
+            if one.name in table:
+                good[one.name] = msgspec.convert(value, hints[one.name])
+                continue
+            wrong += [f"{where}: {one.name} is missing"] * needed
+        except msgspec.ValidationError as error:
+            wrong.append(f"{where}: {one.name}={value!r}: {error}")
+        if needed:
+            good[one.name] = (NodeSpec(table.get("name", ""), 1),) if one.name == "nodes" else _STAND_INS.get(one.name)
+    return None if None in good.values() else kind(**good)

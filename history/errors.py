@@ -12,6 +12,9 @@ Rooms raise these; only the command line prints them. ``hint`` is one sentence t
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class BlackstartError(Exception):
     """Base of every user-facing error: a message that quotes the value and the rule, and a hint."""
@@ -48,3 +51,9 @@ class FaultError(BlackstartError):
 
 class RecordingError(BlackstartError):
     """An op could not be written (full disk, unwritable directory)."""
+
+
+def meant(word: str, known: Iterable[str]) -> str:
+    """``did you mean X? `` with the known word nearest to a mistyped one; "" when none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -193,6 +193,31 @@ def test_from_toml_lists_every_mistake(tmp_path: Path) -> None:
         assert part in said
 
 
+def test_one_look_finds_mistakes_of_every_kind_and_invents_none(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    text = TOML.replace("gpus = 4}", 'gpus = "four", cash_bytes = 1}').replace('kind = "chat"', 'kind = "chatty"')
+    text = text.replace('homes = ["amber"]', 'homes = ["ambr"]\nslots = 0\nreplicas = "two"\nsahre = 1')
+    text = text.replace('[{name = "cobalt-n1", gpus = 4, cache_bytes = 50000000}]', "5")
+    path.write_text(text.replace("egress_bytes_s = 1e6", 'cluster = "jade"'))
+    with pytest.raises(UsageError) as caught:
+        FleetSpec.from_toml(path)
+    assert len(caught.value.problems) == 10, caught.value.problems
+    said = "\n".join(caught.value.problems)
+    for part in (
+        "clusters[0] (amber).nodes[0] (amber-n1): gpus='four': Expected `int`, got `str`",
+        "'cash_bytes' is no field of it; did you mean cache_bytes? fields are",
+        "kind='chatty'",
+        "replicas='two'",
+        "'sahre' is no field of it; did you mean share?",
+        "stores[0] (weights): egress_bytes_s is missing",
+        "store weights: cluster 'jade' is no cluster of the fleet (amber, cobalt)",
+        "clusters[1] (cobalt): nodes=5: Expected `array`, got `int`",
+        "home 'ambr' is no cluster of the fleet (amber, cobalt)",
+        "slots is 0; it must be more than 0",
+    ):
+        assert part in said, said
+
+
 @pytest.mark.parametrize("text", [None, "name = "])
 def test_from_toml_that_cannot_be_read(tmp_path: Path, text: str | None) -> None:
     path = tmp_path / "fleet.toml"
