@@ -189,7 +189,7 @@ def _phase(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 def _replacements(members: list[Phases], scope: Scope) -> str:
     lost, ready = sum(m.lost for m in members), sum(m.ready_replacements for m in members)
     reasons = [m.unplaceable for m in members if m.unplaceable]
-    text = f"{ready} replacements ready for {lost} lost replicas of {scope.label}"
+    text = f"{ready} replacement{'s' * (ready != 1)} ready for {lost} lost replica{'s' * (lost != 1)} of {scope.label}"
     fell = [m.fell_s for m in members if m.fell_s is not None]
     if fell:
         text += f" at the end; they were too few again at {max(fell):.2f} s"

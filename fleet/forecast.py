@@ -195,7 +195,8 @@ def _reason(gpus: int, lost: int, placed: int, limit: int, left: str) -> str:
             f"sizes do not divide each other, so both are bounds; left by the packing that was found: {left}"
         )
     return (
-        f"{_replicas(lost - placed)} of {lost} lost find no node: each needs {gpus} GPU(s) on one node; "
+        f"{_replicas(lost - placed)} of {lost} lost {'finds' if lost - placed == 1 else 'find'} no node: each needs "
+        f"{gpus} GPU(s) on one node; "
         f"left after all that fits: {left}"
     )
 

@@ -83,7 +83,7 @@ def test_a_replacement_that_dies_replaces_nothing(script: Script, objective: Obj
     dead = analyze(made.run())
     (found,), (row,) = dead.objectives, dead.forecast
     assert (found.verdict, found.text, row.fits_actual) == ("fail", "> 30.0 s", False)
-    assert "0 replacements ready for 1 lost replicas of solo at the end; they were too few again at 2.20 s" in (
+    assert "0 replacements ready for 1 lost replica of solo at the end; they were too few again at 2.20 s" in (
         found.evidence
     )
     assert dead.models["solo"].full_capacity_s is None

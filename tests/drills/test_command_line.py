@@ -267,7 +267,7 @@ def test_forecast_of_a_file_and_of_a_file_with_mistakes(tmp_path: Path, capsys: 
     assert main(["forecast", str(path)]) == 0
     out = capsys.readouterr().out
     assert "1 of 2 clusters can go" in out
-    assert "without big: large: 1 replica of 1 lost find no node: each needs 4 GPU(s) on one node" in out
+    assert "without big: large: 1 replica of 1 lost finds no node: each needs 4 GPU(s) on one node" in out
     path.write_text(FLEET.replace("share = 0.5", "share = 0.6"))
     assert main(["forecast", str(path)]) == 4
     assert "shares of the models sum to 1.2" in capsys.readouterr().err

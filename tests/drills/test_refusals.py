@@ -449,7 +449,7 @@ def said(objective: Any, fleet: FleetSpec | None = None, fault: Any = None) -> s
         (o.service_back(scope="each class", within_s=10), "38% of the requests to fine-tuned"),
         (o.recovered(scope="fleet", within_s=10, ratio=0.99), "3% of the requests to fleet must fail"),
         (o.good_ratio(at_least=0.98), "the objective allows 2%"),
-        (o.reallocated(within_s=5), "ft-davinci: 1 replica of 1 lost find no node"),
+        (o.reallocated(within_s=5), "ft-davinci: 1 replica of 1 lost finds no node"),
         (o.full_capacity(within_s=5), "needs 4 GPU(s) on one node"),
         (o.recovered(scope="model:ft-curie", within_s=0.1), "5 MiB need at least 0.2 s"),
     ],
