@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from drills.engine.nouns import BlastRadius, PowerLoss
+from drills.engine.nouns import Baseline, BlastRadius, Inject, Observe, PowerLoss, Restore
 from drills.engine.nouns import objectives as o
 from drills.engine.safety.expect import expect, taken_at_once
 from fleet import fleets
@@ -26,3 +26,16 @@ def test_clusters_that_are_gone_together_are_forecast_together() -> None:
         "fail: recovered[each model] is impossible without cobalt and"
     )
     assert taken_at_once(two_victims()) == (("jade",), ("cobalt",)), "the first is back before the second goes"
+
+
+def test_what_waits_for_a_failback_needs_a_restore() -> None:
+    start = [Baseline(seconds=1), Inject(PowerLoss("cobalt")), Observe(at_most_s=60)]
+    wait = Observe(until=o.all_failed_back() & o.all_recovered(), at_most_s=60)
+    home = [o.failed_back(within_s=10)]
+    said = [problem.text for problem in replace(drill(steps=[*start, wait]), objectives=home).problems()]
+    assert len(said) == 2
+    assert "no Restore stands before it, so never 'all failed back and " in said[0] + said[1]
+    assert "its window is the failback, and there is no Restore in steps" in said[0] + said[1]
+    assert replace(drill(steps=[*start, Restore("cobalt"), wait]), objectives=home).problems() == ()
+    either = Observe(until=o.all_failed_back() | o.all_recovered(), at_most_s=60)
+    assert drill(steps=[*start, either]).problems() == ()

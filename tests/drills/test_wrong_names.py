@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from drills.engine.commands.main import main
-from drills.engine.nouns import PowerLoss
+from drills.engine.commands.options import fleet_of
+from drills.engine.nouns import Baseline, Inject, Observe, PowerLoss, Restore
+from drills.engine.nouns import objectives as o
 from drills.engine.safety import refusals
 from drills.engine.safety.lookalike import look_alike
 from drills.engine.safety.refusals import Protected, Refusal, refuse
@@ -144,3 +146,45 @@ def test_a_protected_target_is_refused_for_that_alone(
     err = capsys.readouterr().err
     assert "target 'cobalt' is protected by 'COBALT' in $BLACKSTART_PROTECTED (protected)" in err
     assert "look-alike" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        (
+            "three-cluster",
+            "there is no fleet 'three-cluster'",
+            "did you mean three-clusters? give a .toml file or one of",
+        ),
+        ("zzz", "there is no fleet 'zzz'", "give a .toml file or one of"),
+        (
+            "three-clusters:headrom=0",
+            "headrom=0 is no argument",
+            "did you mean headroom? three-clusters takes headroom=INT",
+        ),
+        ("three-clusters:headroom=many", "headroom=many is no argument", "did you mean headroom? three-clusters takes"),
+        ("three-clusters:headroom", "headroom= is no argument", "did you mean headroom? three-clusters takes"),
+        ("micro:x=1", "x=1 is no argument", "micro takes no argument"),
+    ],
+)
+def test_a_mistyped_fleet_names_the_nearest(text: str, said: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=said) as caught:
+        fleet_of(text)
+    assert caught.value.hint.startswith(hint)
+
+
+def test_a_mistyped_cluster_or_model_names_the_nearest() -> None:
+    wrong = replace(
+        drill(steps=[Baseline(seconds=1), Inject(PowerLoss("cobolt")), Observe(at_most_s=9), Restore("cobold")]),
+        objectives=[o.recovered(scope="model:chut", within_s=5)],
+    )
+    said = " / ".join(problem.text for problem in wrong.problems())
+    for part in (
+        "cobalt? it has amber",
+        "Restore('cobold'): did you mean cobolt?",
+        "no model 'chut'; did you mean chat?",
+    ):
+        assert part in said
+    with pytest.raises(UsageError) as caught:
+        COBALT.fleet.cluster("cobolt")
+    assert caught.value.hint == "did you mean cobalt? its clusters are: amber, cobalt, jade"

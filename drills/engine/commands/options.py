@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -17,7 +18,7 @@ from drills.engine.safety.lock import state_dir
 from drills.engine.safety.plan import Plan, make_plan
 from fleet import fleets
 from fleet.spec import FleetSpec
-from history.errors import UsageError
+from history.errors import UsageError, meant
 
 
 @dataclass(frozen=True)
@@ -118,13 +119,13 @@ def fleet_of(text: str) -> FleetSpec:
         if make.__module__ == fleets.__name__ and not key.startswith("_")
     }
     if name not in known:
-        raise UsageError(f"there is no fleet {text!r}", hint=f"give a .toml file or one of: {', '.join(sorted(known))}")
-    try:
-        pairs = [pair.partition("=") for pair in arguments.split(",") if pair]
-        spec: FleetSpec = known[name](**{key.strip(): int(value) for key, _, value in pairs})
-    except (TypeError, ValueError) as error:
-        raise UsageError(
-            f"fleet {text!r}: {error}",
-            hint=f"{name} takes {inspect.signature(known[name])}; write {name}:argument=integer",
-        ) from error
+        hint = f"{meant(name, known)}give a .toml file or one of: {', '.join(sorted(known))}"
+        raise UsageError(f"there is no fleet {text!r}", hint=hint)
+    takes = [one.name for one in inspect.signature(known[name]).parameters.values() if one.annotation == "int"]
+    given = dict(pair.partition("=")[::2] for pair in arguments.split(",") if pair)
+    for key, value in given.items():
+        if key not in takes or not re.fullmatch("-?[0-9]+", value):
+            hint = f"{meant(key, takes)}{name} takes {', '.join(f'{one}=INTEGER' for one in takes) or 'no argument'}"
+            raise UsageError(f"fleet {text!r}: {key}={value} is no argument of {name}", hint=hint)
+    spec: FleetSpec = known[name](**{key: int(value) for key, value in given.items()})
     return spec

@@ -15,9 +15,10 @@ from drills.engine.nouns.faults import Fault
 from drills.engine.nouns.guards import Guard, defaults
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
-from drills.engine.nouns.steps import Baseline, Inject, Restore, Step
+from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step
 from drills.engine.nouns.typed import mistyped
 from fleet.spec import FleetSpec
+from history.errors import meant
 from history.records import LoadSpec, Mix, StoryPost
 from loadgen.schedule import load_problems
 
@@ -157,6 +158,7 @@ class Drill(Located):
     def _order_problems(self) -> list[Problem]:
         found: list[Problem] = []
         hurt: set[str] = set()
+        restored = False
         if not self.steps or not isinstance(self.steps[0], Baseline):
             found.append(self.problem("steps: the first step must be a Baseline; without it nothing can be compared"))
         if not self.faults:
@@ -169,8 +171,12 @@ class Drill(Located):
                 hurt.add(target)
             elif isinstance(step, Restore):
                 if step.cluster not in hurt:
-                    found.append(step.problem(f"Restore({step.cluster!r}): no fault was injected into it before"))
+                    near = meant(step.cluster, hurt)
+                    found.append(step.problem(f"Restore({step.cluster!r}): {near}no fault was injected into it before"))
                 hurt.discard(step.cluster)
+                restored = True
+            elif isinstance(step, Observe) and step.until and step.until.after_restore and not restored:
+                found.append(step.problem(f"Observe: no Restore stands before it, so never {step.until.text!r}"))
         return found
 
     def _objective_problems(self, objectives: list[Objective]) -> list[Problem]:
@@ -183,6 +189,9 @@ class Drill(Located):
         names = Counter(objective.spec.name for objective in objectives)
         for objective in objectives:
             found += objective.problems(models, classes, clusters)
+            if objective.spec.window == "failback" and not any(isinstance(step, Restore) for step in self.steps):
+                text = f"objective {objective.spec.name}: its window is the failback, and there is no Restore in steps"
+                found.append(objective.problem(text))
             if names[objective.spec.name] > 1:
                 found.append(objective.problem(f"objective {objective.spec.name}: declared twice"))
         return found

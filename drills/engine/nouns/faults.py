@@ -20,7 +20,7 @@ from fleet.protocols import (
     StoreControl,
 )
 from fleet.spec import FleetSpec
-from history.errors import FaultError
+from history.errors import FaultError, meant
 from history.records import FaultMark, Signal
 
 
@@ -79,7 +79,8 @@ class Fault(Located):
             what, names = "weight store", [store.name for store in spec.stores]
         if self.target in names:
             return []
-        return [self.problem(f"no {what} {self.target!r} in the fleet; it has {', '.join(names)}")]
+        it_has = f"{meant(self.target, names)}it has {', '.join(names)}"
+        return [self.problem(f"no {what} {self.target!r} in the fleet; {it_has}")]
 
     def _ask(self, subject: Any, which: int, *arguments: Any) -> tuple[Signal, ...]:
         if lacking := self.unsupported(subject):

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from assertions import live
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.steps import Until
+from history.errors import meant
 from history.records import Indicator, ObjectiveSpec, WindowName
 
 _PLAIN_SCOPES = ("fleet", "each model", "each class", "affected", "bystanders")
@@ -49,7 +50,8 @@ class Objective(Located):
             rule = ", ".join((*_PLAIN_SCOPES, "model:NAME", "class:NAME", "served by:CLUSTER"))
             found.append(f"scope={spec.scope!r}: must be one of {rule}")
         elif known is not None and name not in known:
-            found.append(f"scope={spec.scope!r}: the fleet has no {kind} {name!r}; it has {', '.join(known)}")
+            it_has = f"{meant(name, known)}it has {', '.join(known)}"
+            found.append(f"scope={spec.scope!r}: the fleet has no {kind} {name!r}; {it_has}")
         return [self.problem(f"objective {spec.name}: {text}") for text in found]
 
 
@@ -192,7 +194,7 @@ def all_recovered() -> Until:
 
 def all_failed_back() -> Until:
     """Every lost replica is back in the restored cluster, its surrogate gone, and the fleet holds."""
-    return Until("all failed back", lambda run, now_ns: live.all_failed_back(run, now_ns))
+    return Until("all failed back", lambda run, now_ns: live.all_failed_back(run, now_ns), after_restore=True)
 
 
 def _make(

@@ -18,20 +18,22 @@ class Until:
 
     text: str
     check: Callable[[Run, int], Progress]
+    after_restore: bool = False
+    """It can only hold once something was restored."""
 
     def __and__(self, other: Until) -> Until:
         def both(run: Run, now_ns: int) -> Progress:
             mine, theirs = self.check(run, now_ns), other.check(run, now_ns)
             return Progress(mine.done and theirs.done, theirs.text if mine.done else mine.text)
 
-        return Until(f"{self.text} and {other.text}", both)
+        return Until(f"{self.text} and {other.text}", both, self.after_restore or other.after_restore)
 
     def __or__(self, other: Until) -> Until:
         def either(run: Run, now_ns: int) -> Progress:
             mine, theirs = self.check(run, now_ns), other.check(run, now_ns)
             return Progress(mine.done or theirs.done, f"{mine.text}; {theirs.text}")
 
-        return Until(f"{self.text} or {other.text}", either)
+        return Until(f"{self.text} or {other.text}", either, self.after_restore and other.after_restore)
 
 
 @dataclass(frozen=True)
