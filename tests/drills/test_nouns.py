@@ -97,6 +97,7 @@ def test_an_impossible_load_is_refused(changes: dict[str, Any], said: str) -> No
     [
         (o.recovered(within_s=-1), "must be a number that is not negative"),
         (o.recovered(within_s=1).elsewhere(kind=-1), "must be a number that is not negative"),
+        (o.recovered(within_s=1, not_before_s=-1), "limit -1 s: must be a number that is not negative"),
         (o.recovered(within_s=5, ratio=1.0), "no finite run can prove"),
         (o.recovered(scope="model:gpt", within_s=5), "no model 'gpt'"),
         (o.recovered(scope="class:gpt", within_s=5), "no class 'gpt'"),
@@ -131,6 +132,7 @@ hasty: Any = o
         ({"load": careless.OpenLoop(rate_rps="100")}, "OpenLoop: rate_rps='100': must be a number"),
         ({"steps": [Baseline(seconds=1), Noop("jade")]}, "steps[1]=Noop(target='jade'): must be a Baseline, an Inject"),
         ({"steps": [Baseline(seconds=True)]}, "Baseline: seconds=True: must be a number"),
+        ({"steps": [Restore("jade", (careless.Stage("a", "1"),))]}, "Stage a: seconds='1': must be a number"),
         ({"steps": [Inject(careless.Noop(3))]}, "Noop: target=3: must be a text"),
         ({"steps": [careless.Observe(until=o.all_recovered)]}, "until=all_recovered (without its brackets): must be"),
         ({"objectives": [o.recovered]}, "objectives[0]=recovered (without its brackets): must be an objective"),
@@ -144,6 +146,20 @@ hasty: Any = o
 )
 def test_a_value_of_the_wrong_type_is_a_problem_with_its_rule(changes: dict[str, Any], said: str) -> None:
     assert said in texts(make(**changes))
+
+
+@pytest.mark.parametrize(
+    ("make_guard", "said"),
+    [
+        (lambda: careless.guards.run_time(at_most_s=float("nan")), "at_most_s=nan: must be a number above 0"),
+        (lambda: careless.guards.telemetry(at_most_s=-1), "at_most_s=-1: must be a number above 0"),
+        (lambda: careless.guards.survivor_errors(at_most=20), "at_most=20: must be a share"),
+        (lambda: careless.guards.survivor_errors(over_s=0), "over_s=0: must be a number above 0"),
+    ],
+)
+def test_a_guard_that_could_never_trip_or_always_would_is_a_mistake(make_guard: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make_guard()
 
 
 def test_a_wrong_type_hides_no_other_nouns_mistakes() -> None:

@@ -16,7 +16,7 @@ from drills.engine.nouns.guards import Guard, defaults
 from drills.engine.nouns.located import Located, Problem
 from drills.engine.nouns.objectives import Objective
 from drills.engine.nouns.steps import Baseline, Inject, Observe, Restore, Step
-from drills.engine.nouns.typed import mistyped
+from drills.engine.nouns.typed import mistyped, well_typed
 from fleet.spec import FleetSpec
 from history.errors import meant
 from history.records import LoadSpec, Mix, StoryPost
@@ -136,24 +136,23 @@ class Drill(Located):
     def problems(self) -> tuple[Problem, ...]:
         """Every mistake, in the order of the file; values are looked at where the types are right."""
         wrong = list(mistyped(self, self))
-        found, odd = [problem for _, problem in wrong], {id(noun) for noun, _ in wrong}
-        if id(self) not in odd:
-            found += self._value_problems(odd)
+        found = [problem for _, problem in wrong]
+        if not any(noun is self for noun, _ in wrong):
+            found += self._value_problems()
         return tuple(sorted(found, key=lambda p: (p.where.file, p.where.line)))
 
-    def _value_problems(self, odd: Collection[int]) -> list[Problem]:
-        """Mistakes of values; ``odd``: the nouns, by id, that have a field of a wrong type."""
+    def _value_problems(self) -> list[Problem]:
+        """Mistakes of values, of every noun without a field of a wrong type."""
         found: list[Problem] = []
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             found.append(self.problem(f"name={self.name!r}: must be lower-case words joined by hyphens"))
         found += [self.problem(f"fleet {self.fleet.name!r}: {text}") for text in self.fleet.problems()]
         for noun in (self.load, *self.steps, self.blast_radius, *self.guards):
-            found += noun.problems() if id(noun) not in odd else []
-        for fault in self.faults:
-            found += fault.problems(self.fleet) if isinstance(fault, Fault) and id(fault) not in odd else []
-        if not any(id(noun) in odd for noun in (*self.steps, *self.faults)):
-            found += self._order_problems()
-        return found + self._objective_problems([one for one in self.objectives if id(one) not in odd])
+            found += noun.problems() if well_typed(noun) else []
+        for step in self.steps:
+            found += step.fault.problems(self.fleet) if isinstance(step, Inject) and well_typed(step) else []
+        found += self._order_problems() if all(map(well_typed, self.steps)) else []
+        return found + self._objective_problems([one for one in self.objectives if well_typed(one)])
 
     def _order_problems(self) -> list[Problem]:
         found: list[Problem] = []

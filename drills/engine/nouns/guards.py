@@ -70,6 +70,9 @@ def survivor_errors(*, at_most: float = 0.5, over_s: float = 5.0, grace_s: float
     came from a surviving cluster. Sends without an answer in time count as not good.
     """
 
+    _require(0 <= at_most <= 1, f"at_most={at_most!r}: must be a share, 0 to 1")
+    _require(0 < over_s < math.inf, f"over_s={over_s!r}: must be a number above 0")
+
     def check(glance: Glance) -> str:
         recent, mine = _survivors(glance, over_s)
         total = int(mine.sum())
@@ -94,6 +97,8 @@ def telemetry(*, at_most_s: float | None = None, grace_s: float = 0.0) -> Guard:
     Telemetry that stops is a trip, not silence. A load slower than one request in ``at_most_s / 5`` is given time.
     """
 
+    _require_above_0(at_most_s)
+
     def check(glance: Glance) -> str:
         load = glance.run.header.load
         limit_s = at_most_s if at_most_s is not None else load.total_timeout_s + 5.0
@@ -113,6 +118,8 @@ def telemetry(*, at_most_s: float | None = None, grace_s: float = 0.0) -> Guard:
 def run_time(*, at_most_s: float | None = None) -> Guard:
     """The load runs at most this long; by default as long as the schedule was drawn (all steps and a minute each)."""
 
+    _require_above_0(at_most_s)
+
     def check(glance: Glance) -> str:
         limit_s = at_most_s if at_most_s is not None else glance.run.header.load.horizon_s
         return (
@@ -131,6 +138,15 @@ def stop_request() -> Guard:
 def defaults() -> tuple[Guard, ...]:
     """What guards a drill that names none."""
     return (survivor_errors(), telemetry(), run_time())
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)  # the loader names the line
+
+
+def _require_above_0(at_most_s: float | None) -> None:
+    _require(at_most_s is None or 0 < at_most_s < math.inf, f"at_most_s={at_most_s!r}: must be a number above 0")
 
 
 def _survivors(glance: Glance, over_s: float) -> tuple[Requests, NDArray[np.bool_]]:

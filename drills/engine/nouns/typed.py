@@ -50,6 +50,11 @@ def mistyped(noun: Any, owner: Located) -> Iterator[tuple[Located, Problem]]:
                 yield from mistyped(value, owner)
 
 
+def well_typed(noun: Located) -> bool:
+    """Whether nothing in it and beneath it holds something else than it says."""
+    return next(mistyped(noun, noun), None) is None
+
+
 @cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
