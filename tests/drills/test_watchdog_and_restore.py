@@ -22,6 +22,8 @@ from drills.engine.safety.restore import children, restore, unhealed
 from drills.engine.safety.watchdog import TRIES, watch
 from fleet.environments.local.zygote import LOCK_NAME, MARKER
 from history.errors import FleetError, Refused, UsageError
+from history.rundir import RunDirectory
+from tests.headers import header
 
 ALIVE = Lock("local", Owner.of(os.getpid()), "/r", "d", "local", "u", "now")
 DEAD = replace(ALIVE, owner=replace(ALIVE.owner, started=1))
@@ -233,12 +235,24 @@ def test_a_damaged_entry_does_not_hide_what_a_sound_one_says(
     assert {facts["fleet_id"] for _, facts in healed} == {"f"}
 
 
-def test_the_lock_knows_the_environment_when_the_journal_does_not(
-    tmp_path: Path, healed: list[tuple[str, dict[str, object]]]
+def test_a_journal_that_says_nothing_any_more_keeps_no_work_directory(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    begin(run)
+    (run / "journal.jsonl").write_bytes(b"{")
+    assert restore(run, tmp_path / "state", by="test") == (f"removed {run / 'fleet'}",)
+    assert read_journal(run / "journal.jsonl").healed
+
+
+@pytest.mark.parametrize("source", ["lock", "header"])
+def test_lock_and_header_know_the_environment_when_the_journal_does_not(
+    source: str, tmp_path: Path, healed: list[tuple[str, dict[str, object]]]
 ) -> None:
     run = tmp_path / "run"
     begin(run, environment="lobal")
-    hold(tmp_path / "state", run)
+    if source == "lock":
+        hold(tmp_path / "state", run)
+    else:
+        RunDirectory(run).write_header(header(environment="local"))
     restore(run, tmp_path / "state", by="test")
     assert {environment for environment, _ in healed} == {"local"}
 
@@ -315,6 +329,8 @@ def test_a_lock_that_cannot_be_read_is_told_and_keeps_nobody_else(
     monkeypatch.setenv("BLACKSTART_STATE", str(state))
     locks = hold(state, tmp_path / "a")
     (state / "locks" / "kind-x.json").write_bytes(b"{")
+    assert main(["watch"]) == 0
+    assert "kind-x.json cannot be read" in capsys.readouterr().out
     assert main(["restore"]) == 4
     said = capsys.readouterr()
     assert "released the lock on local" in said.out

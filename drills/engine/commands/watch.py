@@ -32,6 +32,8 @@ def command(run: Path | None, plain: bool) -> int:
     locks = Locks(state)
     if run is None:
         running = sorted({lock.run for lock in locks.all()})
+        for error in locks.unreadable():
+            console.print(f"{error.message}. Next: {error.hint}")
         if not running:
             console.print(f"No drill is running on this machine: {looked_into(state)}.")
             print_ledger(console, state)

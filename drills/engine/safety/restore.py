@@ -47,7 +47,8 @@ def restore(
     locks, directory = Locks(state), RunDirectory(run.resolve())
     with locks.mutex():
         held, journal = locks.of_run(directory.path), read_journal(directory.journal)
-        if not held and not journal.begun:
+        damaged = directory.journal.is_file() and (directory.path / "fleet").is_dir()
+        if not held and not journal.begun and not damaged:
             raise UsageError(
                 f"{str(run)!r} is no run that could have left anything: no lock names it, and it has no journal",
                 hint="give the directory that `blackstart run` printed; without one, all that is unhealed is healed",
@@ -57,7 +58,7 @@ def restore(
             if journal.healed and not held:
                 return ()  # its process is at its pages, or at another run
             raise Refused(_of_the_living(directory, alive[0]), hint=alive[0].next_step(str(directory.path)))
-        environment = _environment(journal, held)
+        environment = _environment(journal, held, directory)
         if not journal.healed and not held:
             _require_unclaimed(locks, environment)
         book = Ledger(state, replace(_about(directory.path, state, held), command_line=command_line))
@@ -110,9 +111,11 @@ def _require_unclaimed(locks: Locks, environment: str) -> None:
         )
 
 
-def _environment(journal: JournalState, held: tuple[Lock, ...]) -> str:
-    """The lock's word first, then the last of the journal's that names one that there is."""
+def _environment(journal: JournalState, held: tuple[Lock, ...], directory: RunDirectory) -> str:
+    """The lock's word first, then the last of the journal's that names one that there is, then the header's."""
     named = [lock.environment for lock in held] + [name for name, _ in reversed(journal.said) if name]
+    with contextlib.suppress(UsageError):
+        named.append(directory.read_header().environment)
     return next((name for name in named if name in ENVIRONMENTS), named[0] if named else "local")
 
 
