@@ -175,9 +175,10 @@ def _capacity(spec: FleetSpec) -> Iterator[str]:
     if lines := unplaced(spec):
         need, have = sum(m.gpus * m.replicas for m in spec.models), sum(c.gpus for c in spec.clusters)
         more = f"; and {len(lines) - _SHOWN} more" if len(lines) > _SHOWN else ""
+        short = f"{need} GPUs, it has {have}" if need > have else f"{need} of its {have} GPUs, not all fit on a node"
         yield (
-            f"the fleet cannot hold its models even with all clusters up: they need {need} GPUs, it has {have}; "
-            f"no place for {'; '.join(lines[:_SHOWN])}{more}"
+            f"the fleet cannot hold its models even with all clusters up: they need {short}; no place is left: "
+            f"{'; '.join(lines[:_SHOWN])}{more}"
         )
 
 

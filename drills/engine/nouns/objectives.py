@@ -37,7 +37,7 @@ class Objective(Located):
     def problems(self, models: tuple[str, ...], classes: tuple[str, ...], clusters: tuple[str, ...]) -> list[Problem]:
         """Every mistake of this objective, given the fleet's names."""
         spec, found = self.spec, []
-        for limit in (spec.limit, *dict(self.limits).values()):
+        for limit in (spec.limit, spec.not_before, *dict(self.limits).values()):
             if not (math.isfinite(limit) and limit >= 0):
                 found.append(f"limit {limit!r} {spec.unit}: must be a number that is not negative")
         if not 0 < spec.ratio < 1:
