@@ -64,6 +64,9 @@ def test_every_problem_knows_its_own_line() -> None:
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Inject(Noop("jade"))], "'jade' is hurt already"),
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(at_most_s=0)], "at_most_s=0"),
         ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(then_s=-1)], "then_s=-1"),
+        ([Baseline(seconds=float("inf")), Inject(PowerLoss("jade"))], "seconds=inf"),
+        ([Baseline(seconds=1), Inject(PowerLoss("jade")), Observe(at_most_s=float("nan"))], "at_most_s=nan"),
+        ([Baseline(seconds=1e9), Inject(PowerLoss("jade"))], "OpenLoop: 50 rps for 1e+09 s are more than"),
     ],
 )
 def test_steps_in_an_impossible_order_are_refused(steps: list[Step], said: str) -> None:
@@ -160,6 +163,11 @@ def test_a_value_of_the_wrong_type_is_a_problem_with_its_rule(changes: dict[str,
 def test_a_guard_that_could_never_trip_or_always_would_is_a_mistake(make_guard: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_guard()
+
+
+@pytest.mark.parametrize("scale", [0, -1, float("nan"), float("inf")])
+def test_time_runs_forward(scale: float) -> None:
+    assert f"time_scale={scale}: must be a number above 0" in texts(make(time_scale=scale))
 
 
 def test_a_wrong_type_hides_no_other_nouns_mistakes() -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -21,6 +22,8 @@ from fleet.spec import FleetSpec
 from history.errors import meant
 from history.records import LoadSpec, Mix, StoryPost
 from loadgen.schedule import load_problems
+
+MOST_PROCESSES = 64
 
 
 @dataclass(frozen=True)
@@ -40,10 +43,11 @@ class OpenLoop(Located):
     ramp_s: float = 0.0
     processes: int = 1
 
-    def problems(self) -> list[Problem]:
-        found = load_problems(self.spec(1.0, 0))
-        if self.processes < 1:
-            found.append(f"processes={self.processes!r}: must be at least 1")
+    def problems(self, longest_s: float = 1.0) -> list[Problem]:
+        """Mistakes of the load, and of what it sends in all in ``longest_s``."""
+        found = load_problems(self.spec(longest_s, 0))
+        if not 1 <= self.processes <= MOST_PROCESSES:
+            found.append(f"processes={self.processes!r}: must be 1 to {MOST_PROCESSES}")
         return [self.problem(f"OpenLoop: {text}") for text in found]
 
     def spec(self, horizon_s: float, seed: int) -> LoadSpec:
@@ -147,7 +151,11 @@ class Drill(Located):
         if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", self.name):
             found.append(self.problem(f"name={self.name!r}: must be lower-case words joined by hyphens"))
         found += [self.problem(f"fleet {self.fleet.name!r}: {text}") for text in self.fleet.problems()]
-        for noun in (self.load, *self.steps, self.blast_radius, *self.guards):
+        if not 0 < self.time_scale < math.inf:
+            found.append(self.problem(f"time_scale={self.time_scale!r}: must be a number above 0"))
+        steps_s = self.longest_s() if all(map(well_typed, self.steps)) else 1.0
+        found += self.load.problems(steps_s if 1.0 < steps_s < math.inf else 1.0) if well_typed(self.load) else []
+        for noun in (*self.steps, self.blast_radius, *self.guards):
             found += noun.problems() if well_typed(noun) else []
         for step in self.steps:
             found += step.fault.problems(self.fleet) if isinstance(step, Inject) and well_typed(step) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -49,9 +50,9 @@ class Baseline(Located):
         return self.seconds
 
     def problems(self) -> list[Problem]:
-        if self.seconds > 0:
+        if 0 < self.seconds < math.inf:
             return []
-        return [self.problem(f"Baseline(seconds={self.seconds!r}): a baseline needs more than 0 seconds")]
+        return [self.problem(f"Baseline(seconds={self.seconds!r}): a baseline needs more than 0 seconds, and an end")]
 
 
 @dataclass(frozen=True)
@@ -89,10 +90,10 @@ class Observe(Located):
 
     def problems(self) -> list[Problem]:
         found = []
-        if self.at_most_s <= 0:
-            found.append(self.problem(f"Observe(at_most_s={self.at_most_s!r}): must be more than 0 seconds"))
-        if self.then_s < 0:
-            found.append(self.problem(f"Observe(then_s={self.then_s!r}): must not be negative"))
+        if not 0 < self.at_most_s < math.inf:
+            found.append(self.problem(f"Observe(at_most_s={self.at_most_s!r}): must be more than 0 seconds, and end"))
+        if not 0 <= self.then_s < math.inf:
+            found.append(self.problem(f"Observe(then_s={self.then_s!r}): must not be negative, and end"))
         return found
 
 
@@ -127,8 +128,8 @@ class Stage(Located):
 
     def problems(self) -> list[Problem]:
         found = []
-        if not self.seconds >= 0:
-            found.append(f"seconds={self.seconds!r}: must not be negative")
+        if not 0 <= self.seconds < math.inf:
+            found.append(f"seconds={self.seconds!r}: must not be negative, and end")
         if self.does in ("upgrade", "downgrade", "check ingress") and not self.value:
             found.append(f"does={self.does!r}: needs a value")
         return [self.problem(f"Stage {self.name!r}: {text}") for text in found]
