@@ -35,8 +35,9 @@ def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") 
     case, header = Case.of(run), run.header
     posts = timeline.posts(case, result)[:60]
     limit = objective_of(result, "recovered")
-    given = {
+    given: dict[str, object] = {
         "header": header,
+        "forecast": header.forecast_of(case.edges.victims),
         "result": result,
         "validity": result.validity,
         "load": case.load,

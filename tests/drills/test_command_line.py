@@ -183,6 +183,7 @@ def test_plan_shows_targets_holds_and_forecast(capsys: pytest.CaptureFixture[str
         "29",
     ):
         assert said in out
+    assert [line for line in out.splitlines() if line != line.rstrip()] == []
 
 
 def test_plan_on_another_fleet_says_who_will_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

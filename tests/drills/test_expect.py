@@ -39,3 +39,12 @@ def test_what_waits_for_a_failback_needs_a_restore() -> None:
     assert replace(drill(steps=[*start, Restore("cobalt"), wait]), objectives=home).problems() == ()
     either = Observe(until=o.all_failed_back() | o.all_recovered(), at_most_s=60)
     assert drill(steps=[*start, either]).problems() == ()
+
+
+def test_the_same_arithmetic_is_said_once() -> None:
+    fleet = fleets.three_clusters(headroom=0)
+    asked = [o.recovered(scope="fleet", within_s=10, ratio=0.99), o.recovered(scope="model:ft-davinci", within_s=10)]
+    of = replace(drill(PowerLoss("cobalt"), fleet=fleet), objectives=asked)
+    first, second = expect(of, (forecast(fleet, placements_planned(fleet), "cobalt"),)).impossible
+    assert "ft-davinci cannot run (1 replica of 1 lost finds no node" in first.text
+    assert "ft-davinci cannot run, so 100% of the requests to ft-davinci must fail" in second.text

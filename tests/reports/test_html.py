@@ -111,6 +111,23 @@ def test_the_canary_stands_in_the_details(sample: ModuleType) -> None:
     assert "2.10–2.35 s" in text
 
 
+def test_the_forecast_is_of_those_that_went_and_says_nothing_of_who_stayed(sample: ModuleType) -> None:
+    made = sample.build()
+    alone = made.run.header.forecast
+    both = replace(alone, victim="cobalt and jade", clusters=("cobalt", "jade"), gpus_needed=31)
+    rows = (replace(made.result.forecast[0], model="stayed", fits_actual=None, reload_s_forecast=None),)
+    result = replace(made.result, forecast=rows)
+
+    def text(*forecasts: object) -> str:
+        run = replace(made.run, header=replace(made.run.header, forecast=both, forecasts=forecasts))
+        return parse(html.render(run, result, ""))[1]
+
+    assert "If cobalt goes, its replicas need 20 GPUs" in text(both, alone)
+    assert "If cobalt and jade go at once, their replicas need 31 GPUs" in text()
+    assert re.search(r"stayed ✓ fits – ", text())
+    assert "? not seen" not in text()
+
+
 def test_the_page_stays_small_with_hundreds_of_models_and_a_long_drill(sample: ModuleType) -> None:
     many = sample.many_fine_tunes(1200)
     page = html.render(many.run, many.result, "x = '<&>'\n" * 100_000)

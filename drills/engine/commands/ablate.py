@@ -12,10 +12,10 @@ from pathlib import Path
 
 import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from assertions import ablation, decode_result
 from assertions.ablation import NONE, Variant
+from drills.engine.commands.console import table_of
 from drills.engine.commands.options import Asked
 from drills.engine.commands.verdict import shorten
 from drills.engine.nouns import Ablation
@@ -144,9 +144,7 @@ def _left(runs: tuple[Wanted, ...], folder: Path, file: DrillFile, took: list[fl
 
 
 def _print(console: Console, found: ablation.Ablation) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("remediations", *found.classes):
-        table.add_column(name)
+    table = table_of("remediations", *found.classes, pad_edge=False, header_style="bold")
     base = next((v for v in found.variants if v.name == NONE), None)
     for one in found.variants:
         cells = [page.entry(found, base, one, label) for label in found.classes]

@@ -66,12 +66,17 @@ def impossible(drill: Drill, forecast: Forecast) -> Iterator[Problem]:
     rows = {row.model: row for row in forecast.models}
     if drill.recovery_until == "end":  # the victim comes back before the window ends: the forecast knows nothing of it
         return
+    told: set[str] = set()
     for objective in drill.objectives:
         spec = objective.spec
         if spec.window != "fault":
             continue
         for scope, models in scopes(spec, drill.fleet, rows):
             if reason := _why_not(spec, scope, models, rows, drill.fleet):
+                arithmetic = {row.reason for row in forecast.models if f" ({row.reason})" in reason}
+                for known in arithmetic & told:  # said once is enough
+                    reason = reason.replace(f" ({known})", "")
+                told |= arithmetic
                 yield objective.problem(f"{spec.name} is impossible without {forecast.victim}: {reason}")
 
 
