@@ -69,7 +69,7 @@ def entry(found: Ablation, base: Variant | None, variant: Variant, label: str) -
     marks = [word for word, true in (("relapsed", cell.relapsed), ("with the cluster", cell.needed_cluster)) if true]
     before = base.classes.get(label) if base is not None and base is not variant else None
     times = gain(before.recovered_s, cell.recovered_s) if before is not None else None
-    sooner = "" if times is None else f"{times[0]:.1f}× sooner" if times[0] >= 1.05 else "no sooner"
+    sooner = "" if times is None else f"{times[0]:,.{int(times[0] < 20)}f}× sooner" if times[0] >= 1.05 else "no sooner"
     return Entry(scaled, ", ".join([exact, *marks] if exact else marks), sooner)
 
 

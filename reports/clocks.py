@@ -109,8 +109,8 @@ def _recovered(m: ModelRecovery, scale: float) -> str:
 def _check(detail: dict[str, object]) -> str:
     signals = detail.get("signals")
     seen = [str(s.get("seen", "")) for s in signals if isinstance(s, dict)] if isinstance(signals, list) else []
-    first, *more = "; ".join(seen).split("; ")
-    return one_line(first, 120) + (f"; and {len(more)} more" if more else "") or NONE
+    parts = "; ".join(seen).split("; ")
+    return one_line("; ".join([*parts[:2], f"and {len(parts) - 2} more"] if len(parts) > 3 else parts), 160) or NONE
 
 
 def _told(run: Run, result: Result, posts: tuple[Post, ...], scale: float) -> tuple[tuple[str, str, str, str], ...]:
