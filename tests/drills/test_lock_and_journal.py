@@ -29,6 +29,7 @@ from drills.engine.safety.owner import Owner
 from history.errors import FleetError, RecordingError, Refused, UsageError
 from history.records import FaultMark
 from history.rundir import RunDirectory, pretty_json
+from loadgen.process import Child
 
 ME = Owner.of(os.getpid())
 
@@ -256,9 +257,17 @@ def test_the_ledger_says_who_did_what_to_which_cluster_and_when(tmp_path: Path) 
 def custody(tmp_path: Path) -> Custody:
     """Of a run whose plan has no more than what is written into the ledger."""
     drill = SimpleNamespace(name="d", blast_radius=BlastRadius())
-    plan: Any = SimpleNamespace(drill=drill, environment="local")
+    plan: Any = SimpleNamespace(drill=drill, environment="local", file=SimpleNamespace(summary=""))
     (tmp_path / "run").mkdir()
     return Custody(plan, RunDirectory(tmp_path / "run"), ("blackstart", "run", "d"), {}, state=tmp_path)
+
+
+def test_a_run_names_its_harness_before_anything_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Child, "start", lambda self, *command, **environ: None)
+    custody(tmp_path).begin()
+    owner = read_journal(tmp_path / "run" / "journal.jsonl").owner
+    assert owner == ME
+    assert owner.alive
 
 
 def test_an_injection_has_its_outcome_in_the_ledger(tmp_path: Path) -> None:
