@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from fleet.packing import LIMIT, Admitted, Slots, admit_bounds, at_most, divide_each_other, packs_by_counts, short_gpus
-from fleet.placement import Placed, Slot, in_order, left_after, rooms_of, rooms_text, slot_of
+from fleet.placement import Placed, Slot, in_order, left_after, reallocate, rooms_of, rooms_text, slot_of
 from fleet.placement import placements_planned as placements_planned
 from fleet.reload import Flow, fair_finish_s
 from fleet.spec import FleetSpec, ModelSpec
@@ -38,11 +38,17 @@ class PairForecast:
 
 
 def forecast(spec: FleetSpec, placements: Sequence[Placement], *victims: str) -> Forecast:
-    """What happens to each model if the ``victims`` go, all at once, while replicas stand at ``placements``.
+    """What happens to each model if the ``victims`` go while replicas stand at ``placements``.
 
-    ``UsageError`` when one is no cluster. ``gpus_needed``: of the replicas lost; ``gpus_free``: of survivors.
+    Of several, whether all at once or one after the other: nobody is displaced, so that what was moved after the first
+    may be in the way after the second; where that makes a difference, both are bounds. ``UsageError`` when one is no
+    cluster. ``gpus_needed``: of the replicas lost; ``gpus_free``: of survivors.
     """
-    return Losses(spec, placements).one(*victims, every_model=True)
+    found = Losses(spec, placements).one(*victims, every_model=True)
+    if len(victims) < 2:
+        return found
+    out = _out_one_by_one(spec, placements, victims)
+    return replace(found, models=tuple(_either_way(row, out[row.model]) for row in found.models))
 
 
 class Losses:
@@ -163,6 +169,38 @@ class Losses:
             anywhere.add(slot.model)
             flows.append(Flow(slot.model, room.cluster, self._store[room.cluster], size))
         return flows
+
+
+def _out_one_by_one(spec: FleetSpec, placements: Sequence[Placement], victims: Sequence[str]) -> Counter[str]:
+    """By model: replicas without a place once the victims went in this order, each loss replaced before the next."""
+    standing, waiting = list(placements), list[Slot]()
+    for number, victim in enumerate(victims, 1):
+        losses = Losses(spec, standing)
+        rooms = [room for room in losses._rooms if room.cluster not in victims[:number]]
+        places = reallocate(in_order([*waiting, *losses._lost[victim]]), rooms)
+        waiting = [slot for slot, room in places.items() if room is None]
+        standing = [p for p in standing if p.cluster != victim]
+        standing += [Placement(slot.model, at.cluster, at.node, slot.name) for slot, at in places.items() if at]
+    return Counter(slot.model for slot in waiting)
+
+
+def _either_way(row: ModelForecast, out: int) -> ModelForecast:
+    """A row of all at once, with what holds when ``out`` replicas find no place one after the other."""
+    one_by_one = row.replicas_lost - out
+    low, high = min(row.replicas_placeable, one_by_one), max(row.at_most, one_by_one)
+    if (low, high) == (row.replicas_placeable, row.at_most):
+        return row
+    reason = (
+        f"of {_replicas(row.replicas_lost)} {low} to {high} find a node: nobody is displaced, so it depends on when "
+    )
+    return replace(
+        row,
+        replicas_placeable=low,
+        replicas_placeable_at_most=high,
+        fits=low == row.replicas_lost,
+        reason=reason + "each cluster goes",
+        nodes=row.nodes[:low],
+    )
 
 
 def _most(wanted: Sequence[Slot], admitted: Admitted, free: Sequence[int]) -> Counter[str]:

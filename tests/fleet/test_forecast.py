@@ -188,6 +188,25 @@ def test_singles_and_pairs_agree_with_trying_everything(
             assert pair.fits is not None
 
 
+def test_of_two_that_go_neither_order_is_forgotten() -> None:
+    """1 GPU first goes where it leaves least, and then only one of two 2-GPU replicas finds a node; at once all fit."""
+    spec = _drawn([(1, 1, 0), (2, 2, 0)], [[1], [2, 2], [3, 2]])
+    placements = placements_planned(spec)
+    assert Losses(spec, placements).one("c0", "c1").fits
+    found = forecast(spec, placements, "c0", "c1")
+    large = found.models[1]
+    assert (large.fits, large.replicas_placeable, large.replicas_placeable_at_most, large.undecided) == (
+        False,
+        1,
+        2,
+        True,
+    )
+    assert len(large.nodes) == 1
+    assert "depends on when each cluster goes" in large.reason
+    assert forecast(spec, placements, "c1", "c0").fits
+    assert found.clusters == ("c0", "c1")
+
+
 def test_a_bound_is_said_as_a_bound() -> None:
     many = [(5 if i % 2 else 3, 1, 0) for i in range(120)]
     spec = _drawn(many, [[600], [8] * 55 + [7] * 3])
