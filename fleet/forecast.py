@@ -112,7 +112,7 @@ class Losses:
             )
 
         return Forecast(
-            victim=" and ".join(victims),
+            victim=" and ".join(filter(None, (", ".join(victims[:-1]), victims[-1]))),
             clusters=victims if len(victims) > 1 else (),
             gpus_needed=sum(slot.gpus for slot in wanted),
             gpus_free=sum(free),

@@ -34,9 +34,9 @@ def command(asked: Asked, as_json: bool) -> int:
     take, and so which verdict to expect. All mistakes of the file are listed at once, with file and line (exit 4).
 
     Then every reason for which `run` would refuse to start, each with its next step (exit 4): a target that did not opt
-    in, is protected ($BLACKSTART_PROTECTED, or [protected] names in ./blackstart.toml), or looks like another and is
-    not confirmed; a lock that is held; a blast radius larger, or survivors fewer, than declared; an observer that would
-    die with the victim; objectives that the forecast excludes.
+    in, is protected ($BLACKSTART_PROTECTED, or [protected] names in a blackstart.toml here, beside the drill or in a
+    folder above), or looks like another and is not confirmed; a lock that is held; a blast radius larger, or survivors
+    fewer, than declared; an observer that would die with the victim; objectives that the forecast excludes.
     """
     plan = asked.plan()
     if as_json:
