@@ -225,6 +225,14 @@ def test_a_protected_target_is_refused_whoever_confirms_it(
     assert "target 'cobalt' is protected by 'cob*' in $BLACKSTART_PROTECTED" in err
 
 
+def test_the_example_of_a_fleet_file_suits_the_drill_that_the_readme_names_with_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert "blackstart run cluster-loss --fleet docs/fleet.toml" in (ROOT / "docs" / "fleet.toml").read_text()
+    assert main(["plan", "cluster-loss", "--fleet", str(ROOT / "docs" / "fleet.toml")]) == 0
+    assert "Expected verdict: pass" in capsys.readouterr().out
+
+
 def test_plan_shows_what_is_protected_and_expects_nothing_of_what_would_not_start(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
