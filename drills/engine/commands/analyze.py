@@ -47,7 +47,8 @@ def command(run: Path) -> int:
     """Judge the run directory RUN again and write its result.json.
 
     Reads records only: no drill file is executed, no fleet is needed, and the same records give the same bytes. A run
-    whose harness was killed is judged by what was recorded until then, and is never a pass. Exit code as for `run`.
+    whose harness was killed is judged by what was recorded until then, and is never a pass; one that is still running
+    is refused. Exit code as for `run`.
     """
     console = console_out()
     _, result = judge_over(run)

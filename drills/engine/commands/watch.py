@@ -25,8 +25,8 @@ def command(run: Path | None, plain: bool) -> int:
     """Show the drill that is running on this machine, live and read-only, until it ends.
 
     It is found by its lock; name its directory RUN where several run. On a run that is over it shows what happened and
-    how it ended. When nothing runs, the last entries of the ledger say who did what to which cluster. It stops nothing:
-    to stop a drill, `touch RUN/stop`; it heals, drains, and ends unknown.
+    how it ended. When nothing runs, the last entries of the ledger say who did what to which cluster. It stops nothing,
+    and neither does Ctrl-C here: to stop a drill, `touch RUN/stop`; it heals, drains, and ends unknown.
     """
     console, state = console_out(), usable_state()
     locks = Locks(state)
