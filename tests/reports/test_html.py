@@ -123,7 +123,7 @@ def test_the_forecast_is_of_those_that_went_and_says_nothing_of_who_stayed(sampl
         return parse(html.render(run, result, ""))[1]
 
     assert "If cobalt goes, its replicas need 20 GPUs" in text(both, alone)
-    assert "If cobalt and jade go at once, their replicas need 31 GPUs" in text()
+    assert "If cobalt and jade go, their replicas need 31 GPUs" in text()
     assert re.search(r"stayed ✓ fits – ", text())
     assert "? not seen" not in text()
 

@@ -87,7 +87,7 @@ def show(console: Console, plan: Plan) -> None:
         console.print(Text(f"\n{title}", style="bold"))
         console.print(table)
     for forecast in plan.forecasts:
-        goes = "go at once" if forecast.clusters else "goes"
+        goes = "go" if forecast.clusters else "goes"
         console.print(Text(f"\nForecast: if {forecast.victim} {goes}", style="bold"))
         console.print(
             f"  {forecast.gpus_needed} GPUs must be found, {forecast.gpus_free} are free on the survivors: "
