@@ -49,8 +49,8 @@ def test_the_headline_of_a_pass(script: Script, objective: Objective) -> None:
     made = script.fail(0.0, 4.0, ("solo",)).fail(0.0, 2.0, ("pair",), every=2)
     result = analyze(replace(made, objectives=(objective("recovered"),)).run())
     assert result.headline == (
-        "cobalt lost power 10.0 s into the load; the fleet served again after 4.0 s and the last model (solo) had recovered "
-        "after 4.0 s and stayed so."
+        "cobalt lost power 10.0 s into the load; the fleet served again after 4.0 s and the last model (solo) had "
+        "recovered after 4.0 s and stayed so."
     )
 
 
