@@ -114,6 +114,12 @@ def test_a_fleet_that_cannot_hold_its_models_is_refused_with_the_numbers(
     err = capsys.readouterr().err
     assert "45" in err  # GPUs wanted: 9 x (1 + 2 + 1 + 1)
     assert "12" in err  # GPUs there: 3 x 4
+    assert main(["plan", "cluster-loss", "--fleet", "three-clusters:headroom=-1"]) == 4
+    err = capsys.readouterr().err
+    assert "they need 30 of its 36 GPUs, not all fit on a node; no place is left: ft-davinci-1 needs 4" in err
+    assert "python -m pydoc fleet.spec" not in err  # the drill's mistakes have a next step of their own
+    assert main(["forecast", "three-clusters:headroom=-1"]) == 4
+    assert "python -m pydoc fleet.spec" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
