@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from drills.engine.nouns import Baseline, BlastRadius, Inject, Observe, PowerLoss, Restore
 from drills.engine.nouns import objectives as o
+from drills.engine.runner.facts import first_header
 from drills.engine.safety.expect import expect, taken_at_once
+from drills.engine.safety.loader import find
+from drills.engine.safety.plan import make_plan
 from fleet import fleets
 from fleet.forecast import Losses, forecast, placements_planned
-from tests.drills.test_refusals import drill, two_victims
+from history.clock import Anchor
+from tests.drills.test_refusals import ScriptedFleet, drill, two_victims
 
 
 def test_clusters_that_are_gone_together_are_forecast_together() -> None:
@@ -48,3 +53,21 @@ def test_the_same_arithmetic_is_said_once() -> None:
     first, second = expect(of, (forecast(fleet, placements_planned(fleet), "cobalt"),)).impossible
     assert "ft-davinci cannot run (1 replica of 1 lost finds no node" in first.text
     assert "ft-davinci cannot run, so 100% of the requests to ft-davinci must fail" in second.text
+
+
+def test_the_header_has_the_forecast_of_each_loss(tmp_path: Path) -> None:
+    path = tmp_path / "two.py"
+    path.write_text(
+        "from blackstart import Baseline, BlastRadius, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
+        "from blackstart import objectives as o\n"
+        "drill = Drill(name='two', fleet=fleets.micro(), load=OpenLoop(60), blast_radius=BlastRadius(clusters=2),\n"
+        "    steps=[Baseline(5), Inject(PowerLoss('cobalt')), Inject(PowerLoss('jade')), Observe(at_most_s=9)],\n"
+        "    objectives=[o.lost(at_most=500)])\n"
+    )
+    plan = make_plan(find(str(path), tmp_path), "local", 1)
+    header = first_header(plan, ScriptedFleet(plan.drill.fleet), "two", Anchor.take(), ())
+    alone, both = header.forecasts
+    assert (alone.gone, alone.fits) == (("cobalt",), True)
+    assert (both.gone, both.fits) == (("cobalt", "jade"), False)
+    assert header.forecast == header.forecast_of(("cobalt",)) == alone
+    assert header.forecast_of(("jade", "cobalt")) == both
