@@ -7,13 +7,14 @@ client. Every call is bounded in time. It never touches a container whose cluste
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -26,6 +27,8 @@ from history.errors import FaultError, FleetError
 LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
 REMOVE_S: Final = 60.0
+LOOK_S: Final = 0.1
+FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
@@ -42,6 +45,7 @@ class Container:
     address: str
     started: float
     marker: str
+    id: str = ""
 
 
 def docker(*words: str, timeout_s: float = CALL_S) -> str:
@@ -114,9 +118,9 @@ def boots(containers: Iterable[Container]) -> dict[str, float]:
 
 def kill(names: Iterable[str]) -> None:
     """SIGKILL to all, at once: the client asks for all of them in parallel. Those that are dead already stay so."""
-    running = [one.name for one in inspect(names) if one.state in ("running", "paused")]
+    running = [one for one in inspect(names) if one.state in ("running", "paused")]
     if running:
-        _fault("kill", *running)
+        thawing(lambda: _fault("kill", *(one.name for one in running)), running)
 
 
 def start(names: Iterable[str], addresses: dict[str, str]) -> None:
@@ -156,7 +160,24 @@ def plug_in(names: Iterable[str], addresses: Mapping[str, str]) -> tuple[str, ..
 
 def remove(names: Iterable[str]) -> None:
     """Ends them and takes them away, their volumes too."""
-    at_once(lambda name: docker("rm", "--force", "--volumes", name, timeout_s=REMOVE_S), names)
+    at_once(
+        lambda one: thawing(lambda: docker("rm", "--force", "--volumes", one.name, timeout_s=REMOVE_S), [one]),
+        inspect(names),
+    )
+
+
+def thawing(end: Callable[[], object], dying: Iterable[Container]) -> None:
+    """Carries out ``end`` of containers, and thaws what stays frozen in them. With cgroup v1, runc freezes a pod for a
+    moment while it makes it; when it is killed in that moment nobody thaws the pod, and nothing in there can end."""
+    folders = [FREEZER / one.id for one in dying if one.id]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        done = pool.submit(end)
+        while not wait([done], timeout=LOOK_S).done:
+            for file in (file for folder in folders for file in folder.glob("*/**/freezer.state")):
+                with contextlib.suppress(OSError):
+                    if file.read_text().strip() == "FROZEN":
+                        file.write_text("THAWED")
+        done.result()
 
 
 def pause(names: Iterable[str]) -> None:
@@ -240,4 +261,5 @@ def _container(told: dict[str, Any]) -> Container:
         address=config.get("IPAddress") or fixed,
         started=epoch(told["State"]["StartedAt"]) if not told["State"]["StartedAt"].startswith("0001") else 0.0,
         marker=marks[0] if marks else "",
+        id=told.get("Id", ""),
     )

@@ -176,6 +176,30 @@ def test_power_loss_kills_all_containers_in_one_call(
     assert good(cobalt.verify_power_off()) == [True, True, False], "one node answers: it is not off"
 
 
+def test_a_pod_that_was_frozen_when_its_node_was_killed_is_thawed(
+    fake: FakeDocker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Docker waits for an exit that never comes, until somebody thaws; a node that is not killed is left alone."""
+    monkeypatch.setattr(containers, "FREEZER", tmp_path)
+    monkeypatch.setattr(containers, "LOOK_S", 0.001)
+    states = [tmp_path / name / "kubelet.slice" / "freezer.state" for name in ("dying", "lives")]
+    for state in states:
+        state.parent.mkdir(parents=True)
+        state.write_text("FROZEN\n")
+    fake.boxes["blackstart-cobalt-worker"]["Id"] = "dying"
+    fake.boxes["blackstart-amber-worker"]["Id"] = "lives"
+
+    def docker(*words: str, timeout_s: float = 0.0) -> str:
+        while words[0] == "kill" and states[0].read_text() != "THAWED":
+            pass
+        return fake(*words)
+
+    monkeypatch.setattr(containers, "docker", docker)
+    containers.kill(["blackstart-cobalt-worker"])
+    assert states[1].read_text() == "FROZEN\n"
+    assert fake.verbs() == ["kill"]
+
+
 def test_a_signature_that_docker_cannot_give_is_refused(cobalt: KindCluster) -> None:
     with pytest.raises(FaultError, match="refused"):
         cobalt.power_off("refused")
