@@ -67,12 +67,13 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
 
         containers.make_network()
         began = time.monotonic()
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(make, topology(spec)))
-        took = time.monotonic() - began
-        names = [one.name for cluster in topology(spec) for one in containers.of_cluster(cluster.kind_name)]
-        containers.docker("rm", "--force", "--volumes", *names)
-    return took
+        try:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(make, topology(spec)))
+            return time.monotonic() - began
+        finally:
+            made = [one for cluster in topology(spec) for one in containers.of_cluster(cluster.kind_name)]
+            containers.remove(one.name for one in made if one.marker == folder)
 
 
 def idle() -> tuple[float, float]:
