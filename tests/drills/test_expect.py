@@ -1,73 +1,72 @@
-"""What is forecast of a drill that takes several clusters, and what is expected of it."""
+"""What the forecast says of a drill's objectives before it is run: impossible, or possible; never a promise."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
-from drills.engine.nouns import Baseline, BlastRadius, Inject, Observe, PowerLoss, Restore
+import pytest
+
+from drills.engine.nouns import Baseline, Drill, Inject, Noop, Observe, OpenLoop, PowerLoss
 from drills.engine.nouns import objectives as o
-from drills.engine.runner.facts import first_header
-from drills.engine.safety.expect import expect, taken_at_once
-from drills.engine.safety.loader import find
-from drills.engine.safety.plan import make_plan
+from drills.engine.safety.expect import expect
 from fleet import fleets
-from fleet.forecast import Losses, forecast, placements_planned
-from history.clock import Anchor
-from tests.drills.test_refusals import ScriptedFleet, drill, two_victims
+from fleet.forecast import forecast, placements_planned
+from fleet.spec import FleetSpec, Switches
 
 
-def test_clusters_that_are_gone_together_are_forecast_together() -> None:
-    fleet = fleets.three_clusters(headroom=1)
-    both = drill(PowerLoss("cobalt"), PowerLoss("jade"), fleet=fleet, radius=BlastRadius(clusters=2))
-    both = replace(both, objectives=[o.recovered(scope="each model", within_s=30)])
-    assert taken_at_once(both) == (("cobalt",), ("cobalt", "jade"))
-    planned = placements_planned(fleet)
-    alone, together = (forecast(fleet, planned, *victims) for victims in taken_at_once(both))
-    truth = {pair.clusters: pair.fits for pair in Losses(fleet, planned).pairs()}
-    assert (alone.fits, together.fits) == (True, truth["cobalt", "jade"]) == (True, False)
-    assert {node for row in together.models for node in row.nodes} <= {"amber-n1", "amber-n2"}
-    assert expect(both, (alone, together)).text.startswith(
-        "fail: recovered[each model] is impossible without cobalt and"
+def said(objective: Any, fleet: FleetSpec | None = None, fault: Any = None) -> str:
+    fleet = fleet or fleets.three_clusters(headroom=0)
+    of = Drill(
+        name="some-drill",
+        fleet=fleet,
+        load=OpenLoop(rate_rps=100),
+        steps=[Baseline(seconds=1), Inject(fault or PowerLoss("cobalt")), Observe(at_most_s=60)],
+        objectives=[objective],
     )
-    assert taken_at_once(two_victims()) == (("jade",), ("cobalt",)), "the first is back before the second goes"
+    return expect(of, (forecast(fleet, placements_planned(fleet), "cobalt"),)).text
 
 
-def test_what_waits_for_a_failback_needs_a_restore() -> None:
-    start = [Baseline(seconds=1), Inject(PowerLoss("cobalt")), Observe(at_most_s=60)]
-    wait = Observe(until=o.all_failed_back() & o.all_recovered(), at_most_s=60)
-    home = [o.failed_back(within_s=10)]
-    said = [problem.text for problem in replace(drill(steps=[*start, wait]), objectives=home).problems()]
-    assert len(said) == 2
-    assert "no Restore stands before it, so never 'all failed back and " in said[0] + said[1]
-    assert "its window is the failback, and there is no Restore in steps" in said[0] + said[1]
-    assert replace(drill(steps=[*start, Restore("cobalt"), wait]), objectives=home).problems() == ()
-    either = Observe(until=o.all_failed_back() | o.all_recovered(), at_most_s=60)
-    assert drill(steps=[*start, either]).problems() == ()
+@pytest.mark.parametrize(
+    ("objective", "quoted"),
+    [
+        (
+            o.recovered(scope="each model", within_s=10),
+            "recovered[each model] is impossible without cobalt: ft-davinci",
+        ),
+        (o.recovered(scope="model:ft-davinci", within_s=10), "100% of the requests to ft-davinci must fail"),
+        (o.service_back(scope="each class", within_s=10), "38% of the requests to fine-tuned"),
+        (o.recovered(scope="fleet", within_s=10, ratio=0.99), "3% of the requests to fleet must fail"),
+        (o.good_ratio(at_least=0.98), "the objective allows 2%"),
+        (o.reallocated(within_s=5), "ft-davinci: 1 replica of 1 lost finds no node"),
+        (o.full_capacity(within_s=5), "needs 4 GPU(s) on one node"),
+        (o.recovered(scope="model:ft-curie", within_s=0.1), "5 MiB need at least 0.2 s"),
+    ],
+)
+def test_an_objective_that_arithmetic_excludes_is_expected_to_fail(objective: Any, quoted: str) -> None:
+    text = said(objective)
+    assert text.startswith("fail: ")
+    assert quoted in text
 
 
-def test_the_same_arithmetic_is_said_once() -> None:
-    fleet = fleets.three_clusters(headroom=0)
-    asked = [o.recovered(scope="fleet", within_s=10, ratio=0.99), o.recovered(scope="model:ft-davinci", within_s=10)]
-    of = replace(drill(PowerLoss("cobalt"), fleet=fleet), objectives=asked)
-    first, second = expect(of, (forecast(fleet, placements_planned(fleet), "cobalt"),)).impossible
-    assert "ft-davinci cannot run (1 replica of 1 lost finds no node" in first.text
-    assert "ft-davinci cannot run, so 100% of the requests to ft-davinci must fail" in second.text
+@pytest.mark.parametrize(
+    "objective",
+    [
+        o.recovered(scope="fleet", within_s=10, ratio=0.95),  # 3 % of the load may fail
+        o.recovered(scope="model:curie", within_s=10),
+        o.good_ratio(at_least=0.97),
+        o.lost(at_most=5),
+        o.no_dip(),
+    ],
+)
+def test_an_objective_that_is_not_excluded_is_not_called_impossible(objective: Any) -> None:
+    assert said(objective).startswith("pass is possible")
 
 
-def test_the_header_has_the_forecast_of_each_loss(tmp_path: Path) -> None:
-    path = tmp_path / "two.py"
-    path.write_text(
-        "from blackstart import Baseline, BlastRadius, Drill, Inject, Observe, OpenLoop, PowerLoss, fleets\n"
-        "from blackstart import objectives as o\n"
-        "drill = Drill(name='two', fleet=fleets.micro(), load=OpenLoop(60), blast_radius=BlastRadius(clusters=2),\n"
-        "    steps=[Baseline(5), Inject(PowerLoss('cobalt')), Inject(PowerLoss('jade')), Observe(at_most_s=9)],\n"
-        "    objectives=[o.lost(at_most=500)])\n"
-    )
-    plan = make_plan(find(str(path), tmp_path), "local", 1)
-    header = first_header(plan, ScriptedFleet(plan.drill.fleet), "two", Anchor.take(), ())
-    alone, both = header.forecasts
-    assert (alone.gone, alone.fits) == (("cobalt",), True)
-    assert (both.gone, both.fits) == (("cobalt", "jade"), False)
-    assert header.forecast == header.forecast_of(("cobalt",)) == alone
-    assert header.forecast_of(("jade", "cobalt")) == both
+def test_a_fallback_that_runs_answers_for_the_model() -> None:
+    objective = o.recovered(scope="model:ft-davinci", within_s=10)
+    fleet = fleets.three_clusters(headroom=0, switches=Switches(fallback=True))
+    assert said(objective, fleet).startswith("pass is possible")
+
+
+def test_a_drill_that_touches_nothing_expects_to_know_nothing() -> None:
+    assert said(o.recovered(within_s=10), fault=Noop("cobalt")).startswith("unknown")

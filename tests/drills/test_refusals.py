@@ -28,14 +28,13 @@ from drills.engine.nouns.faults import WeightStoreBrownout
 from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
 from drills.engine.safety import refusals
-from drills.engine.safety.expect import expect
 from drills.engine.safety.lock import Locks
 from drills.engine.safety.lookalike import edit_distance, look_alike, skeleton
 from drills.engine.safety.refusals import Protected, Refusal, at_the_gate, before, refuse
 from fleet import fleets
-from fleet.forecast import forecast, placements_planned
+from fleet.forecast import placements_planned
 from fleet.protocols import Emit, Reachability, Say
-from fleet.spec import ClusterSpec, FleetSpec, NodeSpec, StoreSpec, Switches
+from fleet.spec import ClusterSpec, FleetSpec, NodeSpec, StoreSpec
 from history.errors import FleetError, Refused, UsageError
 from history.records import ClusterFacts, FleetFacts, NodeFacts, Placement, Target
 
@@ -427,61 +426,6 @@ def test_the_names_of_the_ready_made_fleets_are_distinct() -> None:
     for one in fleets.CLUSTERS:
         assert [other for other in fleets.CLUSTERS if look_alike(one, other)] == []
     assert skeleton("Pr0d_EU") == skeleton("prod-eu")
-
-
-# -- what the forecast excludes ---------------------------------------------------------------------------------------
-
-
-def said(objective: Any, fleet: FleetSpec | None = None, fault: Any = None) -> str:
-    fleet = fleet or fleets.three_clusters(headroom=0)
-    of = replace(drill(fault or PowerLoss("cobalt"), fleet=fleet), objectives=[objective])
-    return expect(of, (forecast(fleet, placements_planned(fleet), "cobalt"),)).text
-
-
-@pytest.mark.parametrize(
-    ("objective", "quoted"),
-    [
-        (
-            o.recovered(scope="each model", within_s=10),
-            "recovered[each model] is impossible without cobalt: ft-davinci",
-        ),
-        (o.recovered(scope="model:ft-davinci", within_s=10), "100% of the requests to ft-davinci must fail"),
-        (o.service_back(scope="each class", within_s=10), "38% of the requests to fine-tuned"),
-        (o.recovered(scope="fleet", within_s=10, ratio=0.99), "3% of the requests to fleet must fail"),
-        (o.good_ratio(at_least=0.98), "the objective allows 2%"),
-        (o.reallocated(within_s=5), "ft-davinci: 1 replica of 1 lost finds no node"),
-        (o.full_capacity(within_s=5), "needs 4 GPU(s) on one node"),
-        (o.recovered(scope="model:ft-curie", within_s=0.1), "5 MiB need at least 0.2 s"),
-    ],
-)
-def test_an_objective_that_arithmetic_excludes_is_expected_to_fail(objective: Any, quoted: str) -> None:
-    text = said(objective)
-    assert text.startswith("fail: ")
-    assert quoted in text
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [
-        o.recovered(scope="fleet", within_s=10, ratio=0.95),  # 3 % of the load may fail
-        o.recovered(scope="model:curie", within_s=10),
-        o.good_ratio(at_least=0.97),
-        o.lost(at_most=5),
-        o.no_dip(),
-    ],
-)
-def test_an_objective_that_is_not_excluded_is_not_called_impossible(objective: Any) -> None:
-    assert said(objective).startswith("pass is possible")
-
-
-def test_a_fallback_that_runs_answers_for_the_model() -> None:
-    objective = o.recovered(scope="model:ft-davinci", within_s=10)
-    fleet = fleets.three_clusters(headroom=0, switches=Switches(fallback=True))
-    assert said(objective, fleet).startswith("pass is possible")
-
-
-def test_a_drill_that_touches_nothing_expects_to_know_nothing() -> None:
-    assert said(o.recovered(within_s=10), fault=Noop("cobalt")).startswith("unknown")
 
 
 def test_the_gate_is_asked_before_the_first_injection_and_for_survivors_before_each() -> None:
