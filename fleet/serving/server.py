@@ -227,14 +227,15 @@ class ModelServer:
         first_ms, token_ms = self._model.first_token_ms * slower, self._model.token_ms * slower
         self._generated += 1
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
-        response = web.StreamResponse(headers={"x-served-by": self._place, "x-weights": tier})
+        headers = {"x-served-by": self._place, "x-weights": tier}
+        response: web.StreamResponse
         if question.stream:
-            chunks = answer.chunks()
+            chunks, response = answer.chunks(), web.StreamResponse(headers=headers)
             response.content_type, response.headers["Cache-Control"] = "text/event-stream", "no-cache"
             response.enable_chunked_encoding()
         else:
-            chunks = [answer.whole()]
-            response.content_type, response.content_length = "application/json", len(chunks[0])
+            chunks = [b""]  # its body leaves with its headers, in one piece
+            response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
             first_ms += question.tokens * token_ms
         due_ns, first_ns = now_ns() + round(first_ms * NS_PER_MS), 0
         for chunk in chunks:
@@ -245,7 +246,8 @@ class ModelServer:
                     response.headers["x-draining"] = "1"
                 first_ns = now_ns()
                 await response.prepare(request)  # headers leave with the first token
-            await response.write(chunk)
+            if question.stream:
+                await response.write(chunk)
         if question.stream:
             await response.write(answer.end())
         await response.write_eof()
