@@ -81,3 +81,13 @@ def test_the_former_handlers_come_back_and_sigusr1_asks_to_stop(tmp_path: Path) 
         signal.raise_signal(signal.SIGUSR1)
     assert signal.getsignal(signal.SIGINT) == before
     assert "SIGUSR1" in str(stop)
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored(interrupts: Interrupts) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts:
+            interrupts.release()
+            signal.raise_signal(signal.SIGHUP)  # raises nothing
+    finally:
+        signal.signal(signal.SIGHUP, before)
