@@ -28,7 +28,7 @@ from drills.engine.safety.lock import Lock, Locks, state_dir
 from drills.engine.safety.owner import Owner
 from history.errors import FleetError, RecordingError, Refused, UsageError
 from history.records import FaultMark
-from history.rundir import RunDirectory, pretty_json
+from history.rundir import RunDirectory, pretty_json, write_atomic
 from loadgen.process import Child
 
 ME = Owner.of(os.getpid())
@@ -157,7 +157,32 @@ def test_what_a_kill_left_of_a_lock_half_written_is_removed(tmp_path: Path) -> N
     take(locks, tmp_path / "a")
     (tmp_path / "locks" / "kind-x.json.part").touch()
     locks.release(tmp_path / "a")
+    take(locks, tmp_path / "b")
+    locks.release(tmp_path / "b")
     assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_all_targets_are_taken_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, data: bytes) -> None:
+        if "kind-b" in path.name:
+            raise RecordingError("no space left", hint="free space")
+        write_atomic(path, data)
+
+    monkeypatch.setattr("drills.engine.safety.lock.write_atomic", full)
+    locks = Locks(tmp_path)
+    with pytest.raises(RecordingError):
+        locks.take(("kind-a", "kind-b"), run=tmp_path, drill="d", environment="kind", facts={})
+    assert locks.all() == ()
+
+
+def test_nobody_waits_for_ever_for_one_who_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drills.engine.safety.lock.BUSY_S", 0.1)
+    locks, other = Locks(tmp_path), Locks(tmp_path)
+    take(locks, tmp_path / "a")
+    with other.mutex():
+        with pytest.raises(Refused, match="has been healing"):
+            take(Locks(tmp_path), tmp_path / "b")
+        assert locks.release(tmp_path / "a")  # what one holds oneself is let go without waiting
 
 
 def test_paths_are_quoted_in_hints_and_must_be_text(tmp_path: Path) -> None:

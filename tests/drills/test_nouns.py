@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from assertions.live import Progress
 from blackstart import Baseline, BlastRadius, Drill, Inject, Noop, Observe, OpenLoop, PowerLoss, Restore, fleets
 from blackstart import objectives as o
 from drills.engine.nouns import Step, Until
+from drills.engine.nouns.typed import mistyped
 from drills.engine.safety.loader import find_all
 from drills.engine.safety.plan import make_plan
 from history.reader import Run
@@ -214,3 +216,10 @@ def test_criteria_compose(a: bool, b: bool) -> None:
     assert both.check(run, 0).done is (a and b)
     assert either.check(run, 0).done is (a or b)
     assert (both.text, either.text) == ("a and b", "a or b")
+
+
+def test_a_noun_of_ones_own_whose_annotations_cannot_be_read_is_taken_at_its_word() -> None:
+    made = make_dataclass("Mine", [("table", "dict[str, Unheard]")], bases=(Noop,), frozen=True)("jade", table={"a": 1})
+    other = make_dataclass("Other", [("table", dict[str, int])], bases=(Noop,), frozen=True)("jade", table={"a": 1})
+    assert list(mistyped(made, made)) == []
+    assert list(mistyped(other, other)) == []

@@ -24,10 +24,11 @@ from drills.engine.nouns import (
     Restore,
 )
 from drills.engine.nouns import objectives as o
-from drills.engine.nouns.faults import WeightStoreBrownout
+from drills.engine.nouns.faults import Destroy, WeightStoreBrownout
 from drills.engine.runner.guarding import RunStopped
 from drills.engine.runner.session import Session
 from drills.engine.safety import refusals
+from drills.engine.safety.expect import taken_at_once, takes_cluster
 from drills.engine.safety.lock import Locks
 from drills.engine.safety.lookalike import edit_distance, look_alike, skeleton
 from drills.engine.safety.refusals import Protected, Refusal, at_the_gate, before, refuse
@@ -449,3 +450,16 @@ def test_the_gate_is_asked_before_the_first_injection_and_for_survivors_before_e
     with pytest.raises(RunStopped, match=r"0 of 3 clusters would survive the loss of cobalt; .* does not answer"):
         session.inject(COBALT.faults[0], lambda: None)
     assert injected == ["cobalt", "cobalt"]
+
+
+def test_brackets_of_a_pattern_name_their_letters_and_no_lookalikes() -> None:
+    assert Protected((("[!t]*", "here"),)).why("test-1") == ""
+    assert Protected((("prod-[1-3]", "here"),)).why("prod-2")
+    assert Protected((("prod-[1-3]", "here"),)).why("prod-s") == ""
+
+
+def test_what_a_lock_refuses_is_not_forecast_as_gone() -> None:
+    fleet = fleets.three_clusters(headroom=0)
+    assert taken_at_once(drill(Destroy("cobalt", refused=True), fleet=fleet)) == (("cobalt",),)
+    assert not takes_cluster(Destroy("cobalt", refused=True).mark(None))
+    assert takes_cluster(Destroy("cobalt").mark(None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.console import Console
 
 from drills.engine.runner.strip import Strip
 from drills.engine.runner.tail import Tail
-from drills.engine.runner.view import LiveView, PlainView, view_on
+from drills.engine.runner.view import LiveView, PlainView, Steady, view_on
 from history.rundir import RunDirectory
 from tests import headers
 
@@ -64,7 +66,7 @@ class Broken(io.StringIO):
 
 def test_a_terminal_that_fails_never_stops_a_drill() -> None:
     for terminal in (False, True):
-        with view_on(Console(file=Broken(), force_terminal=terminal, width=100)) as view:
+        with view_on(Console(file=Broken(), force_terminal=terminal, width=100)) as shown, Steady(shown) as view:
             view.step("Healing cobalt")
             view.note("one node answers")
             view.tick(Strip("observing", 3.0))
@@ -73,11 +75,33 @@ def test_a_terminal_that_fails_never_stops_a_drill() -> None:
 
 def test_a_terminal_that_fails_on_the_way_is_told_no_more() -> None:
     out = io.StringIO()
-    with view_on(Console(file=out)) as view:
-        view.note("before")
+    with Steady(PlainView(Console(file=out))) as view:
         out.close()
         view.note("after")
         view.done("and to the end")
+
+
+def test_a_terminal_that_stalls_holds_nobody_up() -> None:
+    reader, writer = os.pipe()
+    with open(reader, "rb") as unread, open(writer, "w") as full:
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 65536)
+        os.set_blocking(writer, True)
+        view = Steady(PlainView(Console(file=full)))
+        with view:
+            for _ in range(1000):
+                view.note("a line that nobody takes")
+        unread.read1(1 << 20)  # so that the thread can end
+
+
+def test_a_steady_view_tells_everything_in_order() -> None:
+    out = io.StringIO()
+    with Steady(PlainView(Console(file=out))) as view:
+        for number in range(100):
+            view.note(f"line {number};")
+    assert [f"line {number};" in line for number, line in enumerate(out.getvalue().splitlines())] == [True] * 100
 
 
 def test_parts_that_are_merged_away_while_one_looks_are_no_data(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -31,6 +32,9 @@ def command(run: Path | None) -> int:
     for one in runs:
         try:
             done = restore(one, state, by="blackstart restore", command_line=("blackstart", "restore", str(one)))
+        except KeyboardInterrupt:
+            console.print(f"Interrupted: NOT healed yet. Next: blackstart restore {shlex.quote(str(one))}")
+            return 130
         except BlackstartError as error:
             failed.append(error)
             if len(runs) > 1:

@@ -89,7 +89,7 @@ def command(
             console.print(f"Forecast: without {forecast.victim} these will not fit: {'; '.join(misfits)}")
     with view_on(console, plain=plain) as view:
         outcome = run_drill(plan, out, view, tuple(again), gateway_port, webhook)
-    with suppress(OSError):  # the terminal may be gone, and the verdict stands
+    with suppress(OSError, SystemExit):  # the terminal may be gone, and the verdict stands
         print_outcome(console, outcome, shlex.join(again))
         sys.stdout.flush()
     return outcome.exit_code

@@ -41,7 +41,7 @@ def mistyped(noun: Any, owner: Located) -> Iterator[tuple[Located, Problem]]:
     name = getattr(noun, "name", "")
     label = type(noun).__name__.removesuffix("Spec") + (f" {name}" if isinstance(name, str) and name else "")
     hints = _hints(noun.__class__)
-    for field in fields(noun):
+    for field in fields(noun) if hints else ():
         for path, value, hint in _parts(field.name, getattr(noun, field.name), hints[field.name]):
             if not _fits(value, hint):
                 where = value.where if isinstance(value, Located) else owner.where
@@ -57,7 +57,10 @@ def well_typed(noun: Located) -> bool:
 
 @cache
 def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+    try:
+        return get_type_hints(kind)
+    except Exception:  # a user's own noun whose annotations cannot be read here: it is taken at its word
+        return {}
 
 
 def _parts(path: str, value: Any, hint: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -83,7 +86,7 @@ def _fits(value: Any, hint: Any) -> bool:
         return len(value) == len(each) and all(map(_fits, value, each))
     if origin is Callable or hint is Any:
         return hint is Any or callable(value)
-    return isinstance(value, _NUMBERS.get(hint, hint)) and not (isinstance(value, bool) and hint in _NUMBERS)
+    return isinstance(value, _NUMBERS.get(hint, origin or hint)) and not (isinstance(value, bool) and hint in _NUMBERS)
 
 
 def _words(hint: Any) -> str:

@@ -61,5 +61,5 @@ class GuardWatch:
                 continue
             since = self._since_ns.setdefault(number, glance.now_ns)
             if glance.now_ns - since >= guard.grace_s * NS_PER_S:
-                return guard, reason
+                return guard, str(reason)
         return None

@@ -13,7 +13,7 @@ from drills.engine.runner.guarding import GuardTripped, RunStopped, StopRequest
 from drills.engine.runner.interrupts import Interrupts
 from drills.engine.runner.session import Session
 from drills.engine.runner.steps import StepRunner
-from drills.engine.runner.view import View
+from drills.engine.runner.view import Steady, View
 from drills.engine.safety.custody import Custody
 from drills.engine.safety.plan import Plan
 from drills.engine.safety.refusals import refuse
@@ -57,10 +57,10 @@ def run_drill(
     )
     stop = StopRequest(directory.path)
     custody = Custody(plan, directory, command_line, facts_to_heal(fleet), webhook=webhook)
-    with Interrupts(view, stop) as interrupts, custody:
+    with Steady(view) as told, Interrupts(told, stop) as interrupts, custody:
         make_directory(plan, directory)
-        view.note(f"Run directory: {directory.path}")
-        session = Session(plan, fleet, directory, view, command_line, custody, stop, interrupts)
+        told.note(f"Run directory: {directory.path}")
+        session = Session(plan, fleet, directory, told, command_line, custody, stop, interrupts)
         interrupted = _carry_out(session)
         merge(directory)
         run, result = judge(directory.path)

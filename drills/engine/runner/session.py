@@ -65,7 +65,7 @@ class Session:
         self._undo = ExitStack()
         self._guards = GuardWatch(tuple(plan.drill.guards))
         self._missed: set[str] = set()
-        self._fleet_stopped = False
+        self._fleet_stopped = True
         self._may_inject = False
         self.recorder: Recorder
         self.tail: Tail
@@ -169,6 +169,7 @@ class Session:
         name = self.plan.drill.fleet.name
         self.view.step(f"Starting fleet {name} ({self.plan.environment})")
         self._undo.callback(self._attempt, "stop the fleet", self._stop_fleet)
+        self._fleet_stopped = False
         began = self.clock()
         self.fleet.start(self.view.note)
         self.recorder.event(FLEET_READY, at_ns=began, done_ns=self.clock())

@@ -114,6 +114,7 @@ class StepRunner:
 def _asked(criterion: Until, run: Run, now_ns: int) -> Progress:
     """What the criterion says; ``RunStopped`` when it raises: nobody could say when the step is over."""
     try:
-        return criterion.check(run, now_ns)
+        said = criterion.check(run, now_ns)
+        return Progress(bool(said.done), str(said.text))
     except Exception as error:
         raise RunStopped(f"the criterion {criterion.text!r} raised {type(error).__name__}: {error}") from error

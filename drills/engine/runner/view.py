@@ -6,9 +6,11 @@ decides anything, and nothing else of the runner prints.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from queue import SimpleQueue
 from typing import Protocol
 
 from rich.console import Console
@@ -16,6 +18,8 @@ from rich.live import Live
 from rich.text import Text
 
 from drills.engine.runner.strip import Strip
+
+LAST_WORDS_S = 2.0
 
 
 class View(Protocol):
@@ -97,42 +101,55 @@ class LiveView:
 
 
 class Steady:
-    """A view that goes quiet for good when its terminal fails: a drill must heal whether anybody can be told or not."""
+    """Tells a view from a thread of its own: a drill must heal whether its terminal takes a line, stalls, or is gone.
+
+    Safe to call from a signal handler. A view that raises is told no more. A context manager: the end waits at most
+    ``LAST_WORDS_S`` for what is still to be told.
+    """
 
     def __init__(self, view: View) -> None:
-        self._view: View | None = view
+        self._calls: SimpleQueue[Callable[[View], None] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._tell, args=(view,), name="view", daemon=True)
+
+    def __enter__(self) -> Steady:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._calls.put(None)
+        self._thread.join(LAST_WORDS_S)
 
     def step(self, text: str) -> None:
-        self._say(lambda view: view.step(text))
+        self._calls.put(lambda view: view.step(text))
 
     def done(self, text: str, ok: bool = True) -> None:
-        self._say(lambda view: view.done(text, ok))
+        self._calls.put(lambda view: view.done(text, ok))
 
     def note(self, text: str) -> None:
-        self._say(lambda view: view.note(text))
+        self._calls.put(lambda view: view.note(text))
 
     def tick(self, strip: Strip) -> None:
-        self._say(lambda view: view.tick(strip))
+        if self._calls.empty():  # an old strip is worth nothing
+            self._calls.put(lambda view: view.tick(strip))
 
-    def _say(self, say: Callable[[View], None]) -> None:
-        if self._view is None:
-            return
-        try:
-            say(self._view)
-        except (OSError, ValueError, SystemExit):  # closed, full, or gone (rich ends the program on a closed pipe)
-            self._view = None
+    def _tell(self, view: View) -> None:
+        while (say := self._calls.get()) is not None:
+            try:
+                say(view)
+            except (OSError, ValueError, SystemExit):  # closed, full, or gone (rich ends a program on a closed pipe)
+                return
 
 
 @contextmanager
 def view_on(console: Console, *, plain: bool = False, clock: Callable[[], float] = time.monotonic) -> Iterator[View]:
     """The view that fits the console while the block runs: live on a terminal unless ``plain``."""
     if plain or not console.is_terminal:
-        yield Steady(PlainView(console, clock=clock))
+        yield PlainView(console, clock=clock)
         return
     live = LiveView(console)
     with ExitStack() as stack:
         with suppress(OSError):
             stack.enter_context(live.shown())
-        yield Steady(live)
+        yield live
         with suppress(OSError, ValueError):
             stack.close()

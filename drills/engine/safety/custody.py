@@ -80,7 +80,7 @@ class Custody:
     ) -> None:
         if kind is not None:
             self.outcome = f"{self.outcome}: {kind.__name__}"
-        with contextlib.suppress(RecordingError):
+        with contextlib.suppress(Exception):  # whatever cannot be told must not keep the lock
             self._tell("end", self.outcome, text="" if not self._exposed else "NOT healed: blackstart restore")
         self._webhook.close()
         if self._exposed:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from drills.engine.nouns import Drill, Inject, Restore
 from drills.engine.nouns.located import Problem
 from fleet.spec import FleetSpec, ModelSpec
-from history.records import Forecast, ModelForecast, ObjectiveSpec
+from history.records import FaultMark, Forecast, ModelForecast, ObjectiveSpec
 
 TAKES_CLUSTER = frozenset({"PowerLoss", "Freeze", "Partition", "CablePull", "Destroy"})
 """Kinds of faults after which nobody is served from the victim."""
@@ -33,7 +33,7 @@ def expect(drill: Drill, forecasts: tuple[Forecast, ...]) -> Expectation:
     marks = [fault.mark(None) for fault in drill.faults]
     if all(mark.noop for mark in marks):
         return Expectation("unknown", "unknown: the drill touches nothing, so nothing can be proven")
-    taken = {mark.cluster for mark in marks if mark.kind in TAKES_CLUSTER}
+    taken = {mark.cluster for mark in marks if takes_cluster(mark)}
     gone = [set(forecast.gone) for forecast in forecasts if taken.issuperset(forecast.gone)]
     worst = [one for one in forecasts if set(one.gone) in gone and not any(set(one.gone) < more for more in gone)]
     found = [problem for forecast in worst for problem in impossible(drill, forecast)]
@@ -45,6 +45,11 @@ def expect(drill: Drill, forecasts: tuple[Forecast, ...]) -> Expectation:
     return Expectation("pass", "pass is possible: nothing in the forecast speaks against it")
 
 
+def takes_cluster(mark: FaultMark) -> bool:
+    """Nobody is served from the victim any more; not so where a lock is declared to refuse the fault."""
+    return mark.kind in TAKES_CLUSTER and mark.signature != "none"
+
+
 def taken_at_once(drill: Drill) -> tuple[tuple[str, ...], ...]:
     """What to forecast, each once: after each injection all clusters that are gone by then, and victims that are hurt
     in another way each alone. What was moved meanwhile to a cluster that goes later is lost again, so that all of them
@@ -53,7 +58,7 @@ def taken_at_once(drill: Drill) -> tuple[tuple[str, ...], ...]:
     found: dict[tuple[str, ...], None] = {}
     for step in drill.steps:
         if isinstance(step, Inject) and step.fault.cluster:
-            takes = step.fault.mark(None).kind in TAKES_CLUSTER
+            takes = takes_cluster(step.fault.mark(None))
             gone |= {step.fault.cluster: None} if takes else {}
             found[tuple(gone) if takes else (step.fault.cluster,)] = None
         elif isinstance(step, Restore):

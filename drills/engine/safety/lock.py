@@ -14,11 +14,12 @@ import fcntl
 import os
 import re
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgspec
 
@@ -26,6 +27,9 @@ from drills.engine.safety.journal import read_journal
 from drills.engine.safety.owner import Owner, user
 from history.errors import RecordingError, Refused, UsageError
 from history.rundir import RunDirectory, pretty_json, write_atomic
+
+BUSY_S = 10.0
+"""Nobody waits longer than this for the one who changes locks now."""
 
 
 def state_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -59,6 +63,20 @@ class Lock:
         return f"drill {self.drill} by {who} since {self.since} (process {self.owner.pid}; {self.run})"
 
 
+def _lock(file: IO[str], state: Path) -> None:
+    deadline = time.monotonic() + BUSY_S
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= deadline:
+                raise Refused(
+                    f"another blackstart has been healing, or taking a lock, in {state} for more than {BUSY_S:g} s",
+                    hint="wait until it ends (`blackstart watch` shows who did what), then try again",
+                ) from error
+            time.sleep(0.05)
+
+
 class Locks:
     """The locks in one state directory."""
 
@@ -86,8 +104,13 @@ class Locks:
         )
         with self.mutex():
             notes = self.require_free(targets)
-            for target in sorted(targets):
-                write_atomic(self._file(target), pretty_json(replace(lock, target=target)))
+            try:
+                for target in sorted(targets):
+                    write_atomic(self._file(target), pretty_json(replace(lock, target=target)))
+            except BaseException:
+                for target in targets:
+                    self._file(target).unlink(missing_ok=True)
+                raise
         return notes
 
     def require_free(self, targets: tuple[str, ...]) -> tuple[str, ...]:
@@ -134,13 +157,13 @@ class Locks:
         return tuple(lock for lock in self.all() if Path(lock.run) == run)
 
     def release(self, run: Path) -> tuple[str, ...]:
-        """Lets go of what this very process holds for ``run``; idempotent; returns the targets."""
-        with self.mutex():
-            me = Owner.of(os.getpid())
-            return self.drop(lock for lock in self.of_run(run) if lock.owner == me)
+        """Lets go of what this very process holds for ``run``; idempotent; returns the targets. Waits for nobody:
+        no other process may touch the lock of a live one."""
+        me = Owner.of(os.getpid())
+        return self.drop(lock for lock in self.of_run(run) if replace(lock.owner, host=me.host) == me)
 
     def drop(self, locks: Iterable[Lock]) -> tuple[str, ...]:
-        """Deletes locks that nobody needs any more (within the mutex); returns their targets."""
+        """Deletes locks that nobody needs any more; returns their targets."""
         found = tuple(locks)
         for lock in found:
             self._file(lock.target).unlink(missing_ok=True)
@@ -148,7 +171,10 @@ class Locks:
 
     @contextlib.contextmanager
     def mutex(self) -> Iterator[None]:
-        """One process at a time looks and changes; the kernel lets go when its holder dies."""
+        """One process at a time looks and changes; the kernel lets go when its holder dies.
+
+        ``Refused`` when another one, a restore as a rule, does not end within ``BUSY_S``.
+        """
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             file = (self._state / "mutex").open("w")
@@ -158,7 +184,7 @@ class Locks:
                 hint="name another one with BLACKSTART_STATE=DIR; without a lock two drills could run at once",
             ) from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            _lock(file, self._state)
             for part in self._folder.glob("*.part"):  # of somebody who was killed while writing
                 part.unlink(missing_ok=True)
             yield

@@ -75,7 +75,7 @@ class Protected:
         above = [folder for start in (cwd, beside or cwd) for folder in (start.absolute(), *start.absolute().parents)]
         for folder in dict.fromkeys(above):
             path = folder / PROTECTED_FILE
-            if path.exists():
+            if _is_there(path):
                 source = PROTECTED_FILE if folder == cwd.absolute() else str(path)
                 found += [(name, source) for name in _names_in(path)]
         if wrong := [f"{name!r} in {source}" for name, source in found if not _could_be_a_name(name)]:
@@ -90,7 +90,7 @@ class Protected:
     def why(self, name: str) -> str:
         """The pattern that protects ``name`` (compared without case, and by its shapes), or ""."""
         for pattern, source in self.patterns:
-            pairs = ((name.casefold(), pattern.casefold()), (skeleton(name), skeleton(pattern)))
+            pairs = ((name.casefold(), pattern.casefold()), (skeleton(name), _skeleton_of(pattern)))
             if any(fnmatchcase(one, other) for one, other in pairs):
                 return f"{pattern!r} in {source}"
         return ""
@@ -99,6 +99,18 @@ class Protected:
     def names(self) -> tuple[str, ...]:
         """Those that are no patterns."""
         return tuple(pattern for pattern, _ in self.patterns if not set(pattern) & set("*?["))
+
+
+def _skeleton_of(pattern: str) -> str:
+    """The shapes of a pattern; what stands in brackets names letters one by one, and stays."""
+    return "".join(part if part.startswith("[") else skeleton(part) for part in re.split(r"(\[[^]]*\])", pattern))
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be looked at: {error.strerror}", hint="mend its folder's rights") from error
 
 
 def before(

@@ -42,10 +42,10 @@ def watch(
             try:
                 restore()
                 return True
-            except BlackstartError as error:  # a full disk, an engine that is not there yet, somebody else at it
+            except Exception as error:  # a full disk, an engine that is not there yet, somebody else at it
                 if tries == TRIES:
                     raise
-                print(f"Error: {error.message}\nit is tried again", file=sys.stderr, flush=True)
+                print(f"Error: {error}\nit is tried again", file=sys.stderr, flush=True)
         sleep(POLL_S)
     return False
 
