@@ -38,10 +38,11 @@ def open_fleet(
 
 
 def lock_targets(environment: str, spec: FleetSpec) -> tuple[str, ...]:
-    """What a run must hold alone: this host for ``local``, each cluster elsewhere."""
+    """What a run must hold alone: the environment, of which there is one a user (one folder, one network), and, so
+    that people see them, the clusters that outlive a run."""
     if environment == "local":
         return ("local",)
-    return tuple(f"{environment}-{cluster.name}" for cluster in spec.clusters)
+    return (environment, *(f"{environment}-{cluster.name}" for cluster in spec.clusters))
 
 
 def facts_to_heal(fleet: Fleet) -> dict[str, Any]:

@@ -215,8 +215,14 @@ def test_an_old_healed_run_does_not_act_on_who_has_the_clusters_now(
     old, new, locks = tmp_path / "old", tmp_path / "new", Locks(tmp_path / "state")
     journal = begin(old, environment="kind", folder="/kind", found_up=False)
     locks.take(("kind-cobalt",), run=new, drill="d", environment="kind", facts={})
-    with pytest.raises(Refused, match="kind-cobalt is in other hands"):  # killed, and its lock was deleted
-        restore(old, tmp_path / "state", by="test")
+    for lost in (True, False):  # killed; its lock was deleted, or stands still, on a cluster that the new one has not
+        if not lost:
+            locks.take(("kind-old",), run=old, drill="d", environment="kind", facts={})
+            file = tmp_path / "state" / "locks" / "kind-old.json"
+            file.write_bytes(file.read_bytes().replace(b'"started": ', b'"started": 1'))
+        with pytest.raises(Refused, match="kind-cobalt is in other hands"):
+            restore(old, tmp_path / "state", by="test")
+    file.unlink()
     journal.write("end")
     assert restore(old, tmp_path / "state", by="test") == ()
     assert healed == []

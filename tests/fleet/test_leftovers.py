@@ -110,6 +110,6 @@ def test_what_is_no_network_of_a_fleet_is_passed_over(said: object, monkeypatch:
 
 def test_environments_say_what_a_run_must_hold_alone() -> None:
     assert lock_targets("local", micro()) == ("local",)
-    assert lock_targets("contexts", micro()) == ("contexts-amber", "contexts-cobalt", "contexts-jade")
+    assert lock_targets("kind", micro()) == ("kind", "kind-amber", "kind-cobalt", "kind-jade")
     with pytest.raises(UsageError, match="unknown environment"):
         restore_leftovers("nowhere", {})

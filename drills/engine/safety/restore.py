@@ -59,7 +59,7 @@ def restore(
                 return ()  # its process is at its pages, or at another run
             raise Refused(_of_the_living(directory, alive[0]), hint=alive[0].next_step(str(directory.path)))
         environment = _environment(journal, held, directory)
-        if not journal.healed and not held:
+        if not journal.healed:
             _require_unclaimed(locks, environment)
         book = Ledger(state, replace(_about(directory.path, state, held), command_line=command_line))
 
@@ -102,7 +102,7 @@ def _of_the_living(directory: RunDirectory, owner: Owner) -> str:
 
 
 def _require_unclaimed(locks: Locks, environment: str) -> None:
-    """What a run without a lock left may by now be what another drill works with: a kind fleet has one folder."""
+    """What a run left may by now be what another drill works with: a kind fleet has one folder."""
     others = [lock for lock in locks.all() if lock.environment == environment and lock.owner.alive]
     if others:
         raise Refused(

@@ -12,7 +12,7 @@ from fleet import prometheus
 from fleet.environments.kind import hosting, leftovers, lifecycle
 from fleet.environments.kind.cluster import KindCluster
 from fleet.environments.kind.layout import PROMETHEUS, lay_out
-from fleet.environments.kind.state import FleetState, Folder
+from fleet.environments.kind.state import FleetState, Folder, new_id
 from fleet.environments.kind.supplies import Supplies, find
 from fleet.environments.kind.topology import smaller, topology
 from fleet.environments.local.addresses import PLAIN
@@ -35,12 +35,14 @@ class KindFleet(StoreFaults):
         self._gateway_port = gateway_port
         found = self._folder.read()
         self._state: FleetState | None = None
+        self._seen = _standing(found)
         self._spec = spec
         if found is not None and found.complete:
             fitting = [one for one in (spec, smaller(spec)) if lifecycle.same_machines(found.spec, one)]
             if fitting:
                 self._state, self._spec = found, fitting[0]
         self._found_up = self._state is not None
+        self._fleet_id = self._state.fleet_id if self._state is not None else new_id()
         self._started = False
         self.clusters = tuple(KindCluster(one, self) for one in topology(self._spec))
         self.prometheus_url: str | None = None
@@ -54,8 +56,11 @@ class KindFleet(StoreFaults):
         return Allocator(lambda: self.layout.allocator_url)
 
     def start(self, say: Say) -> None:
-        """Makes the fleet, or makes sure that the one that is up is whole."""
-        self._state = lifecycle.up(self._spec, self._folder, say, self._gateway_port)
+        """Makes the fleet, or makes sure that the one that is up is whole; ``FleetError`` when it is another by now."""
+        if _standing(self._folder.read()) != self._seen:
+            raise FleetError("the kind fleet is not the one that this run was planned on", hint="run it anew")
+        self._state = lifecycle.up(self._spec, self._folder, say, self._gateway_port, self._fleet_id)
+        self._seen = self._state.fleet_id
         self._started = True
         if prometheus.find_binary() is None:
             self.prometheus_absent = prometheus.ABSENT
@@ -81,14 +86,15 @@ class KindFleet(StoreFaults):
 
     def stop(self) -> None:
         """Takes away what this run made; what was up before stays up."""
-        if self._started and not self._found_up:
+        found = self._folder.read()
+        if not self._found_up and found is not None and found.fleet_id == self._fleet_id:
             lifecycle.down(self._folder, lambda _: None)
-            self._state = None
+            self._state, self._seen = None, ""
         self._started = False
 
     def leftovers(self) -> dict[str, Any]:
         """The facts by which ``leftovers.restore`` heals this fleet without it."""
-        return leftovers.facts(self._folder, self._found_up)
+        return leftovers.facts(self._folder, self._found_up, self._fleet_id)
 
     # -- for its clusters -------------------------------------------------------------------------------------------
 
@@ -117,3 +123,8 @@ class KindFleet(StoreFaults):
     def supplies(self) -> Supplies:
         """kind and the images."""
         return find(lambda _: None)
+
+
+def _standing(found: FleetState | None) -> str:
+    """The id of a fleet that is whole; one that is half made does not stand."""
+    return found.fleet_id if found is not None and found.complete else ""

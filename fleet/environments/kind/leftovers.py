@@ -15,9 +15,9 @@ from fleet.environments.kind.state import FleetState, Folder
 from history.errors import FleetError
 
 
-def facts(folder: Folder, found_up: bool) -> dict[str, Any]:
-    """JSON by which ``restore`` heals without the run's memory."""
-    return {"folder": str(folder.root), "found_up": found_up}
+def facts(folder: Folder, found_up: bool, fleet_id: str) -> dict[str, Any]:
+    """JSON by which ``restore`` heals without the run's memory: the fleet that it uses, or that it would make."""
+    return {"folder": str(folder.root), "found_up": found_up, "fleet_id": fleet_id}
 
 
 def restore(facts: dict[str, Any]) -> tuple[str, ...]:
@@ -28,6 +28,8 @@ def restore(facts: dict[str, Any]) -> tuple[str, ...]:
     state = folder.read()
     if state is None:
         return ()
+    if facts.get("fleet_id", state.fleet_id) != state.fleet_id:  # it never came to be, or is gone
+        return (f"left alone the fleet in {folder.root}: it is not this run's",)
     if not facts.get("found_up"):
         done: list[str] = []
         lifecycle.down(folder, done.append)

@@ -24,7 +24,7 @@ from fleet.environments.kind.containers import Container
 from fleet.environments.kind.kubernetes.client import Api
 from fleet.environments.kind.kubernetes.gpus import reconcile
 from fleet.environments.kind.layout import agent_configs, take_ports
-from fleet.environments.kind.state import FleetState, Folder
+from fleet.environments.kind.state import FleetState, Folder, new_id
 from fleet.environments.kind.supplies import Supplies, find, hand_over
 from fleet.environments.kind.topology import NAMESPACE, NETWORK, ClusterTopology, topology
 from fleet.environments.local.layout import PIECE_BYTES
@@ -39,8 +39,11 @@ NODES_S: Final = 60.0
 POLL_S: Final = 0.2
 
 
-def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0) -> FleetState:
-    """The fleet of ``spec``, made where it is not there; returns when every model is served. Idempotent."""
+def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0, fleet_id: str = "") -> FleetState:
+    """The fleet of ``spec``, made where it is not there; returns when every model is served. Idempotent.
+
+    ``fleet_id``: of the one that is made.
+    """
     spec.validated()
     state = folder.read()
     if state is not None and state.complete:
@@ -51,7 +54,7 @@ def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0) -> Flee
         say("a fleet that was only half made is taken away first")
         down(folder, say)
     try:
-        state = _made(spec, folder, supplies, say, gateway_port)
+        state = _made(spec, folder, supplies, say, gateway_port, fleet_id or new_id())
         hosting.start(state, folder, say)
         hosting.await_served(state, folder, say)
         return folder.change(complete=True)
@@ -203,13 +206,15 @@ def _require_free_names(spec: FleetSpec, folder: Folder) -> None:
         )
 
 
-def _made(spec: FleetSpec, folder: Folder, supplies: Supplies, say: Say, gateway_port: int) -> FleetState:
+def _made(
+    spec: FleetSpec, folder: Folder, supplies: Supplies, say: Say, gateway_port: int, fleet_id: str
+) -> FleetState:
     for path in (folder.logs, folder.marker, folder.work):
         path.mkdir(parents=True, exist_ok=True)
     subnet, host = containers.make_network()
     state = folder.write(
         FleetState(
-            fleet_id=secrets.token_hex(8),
+            fleet_id=fleet_id,
             spec=spec,
             token=secrets.token_hex(16),
             node_image=supplies.node_image,

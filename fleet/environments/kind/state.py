@@ -7,6 +7,7 @@ kubeconfigs, weights, logs and the marker that every node container carries.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,11 @@ def state_root(env: Mapping[str, str] = os.environ) -> Path:
         return Path(own).absolute() / "kind"
     home = env.get("XDG_STATE_HOME") or Path(env.get("HOME") or Path.home(), ".local", "state")
     return Path(home).absolute() / "blackstart" / "kind"
+
+
+def new_id() -> str:
+    """For a fleet that will be made: chosen before, so that what is left of it is known as its own."""
+    return secrets.token_hex(8)
 
 
 @dataclass(frozen=True)

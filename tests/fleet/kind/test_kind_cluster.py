@@ -277,8 +277,8 @@ def test_pulled_cables_leave_running_containers_without_an_address(
         "172.29.0.5", "172.29.0.6", "172.29.0.7",
     ]  # fmt: skip
     cobalt.pull_cables()
-    assert len([line for line in restore(facts(folder, found_up=True)) if "plugged in" in line]) == 3
-    assert restore(facts(folder, found_up=True)) == ()
+    assert len([line for line in restore(facts(folder, True, "f1")) if "plugged in" in line]) == 3
+    assert restore(facts(folder, True, "f1")) == ()
 
 
 def test_a_control_plane_cut_wants_the_data_plane_alive(
@@ -316,7 +316,7 @@ def test_a_name_that_somebody_else_has_is_refused(folder: Folder, fake: FakeDock
 
 
 def test_leftovers_of_a_fleet_that_was_up_are_healed_and_it_stays(folder: Folder, fake: FakeDocker) -> None:
-    told = json.loads(json.dumps(facts(folder, found_up=True)))
+    told = json.loads(json.dumps(facts(folder, True, "f1")))
     assert restore(told) == (), "nothing was left"
     fake("kill", *topology(fleets.three_clusters())[1].containers)
     fake("pause", "blackstart-jade-worker")
@@ -330,10 +330,38 @@ def test_leftovers_of_a_fleet_that_was_up_are_healed_and_it_stays(folder: Folder
 
 
 def test_leftovers_of_a_fleet_that_the_run_made_go_away(folder: Folder, fake: FakeDocker) -> None:
-    assert restore(facts(folder, found_up=False))
+    assert restore(facts(folder, False, "f1"))
     assert fake.boxes == {}
-    assert restore(facts(folder, found_up=False)) == ()
+    assert restore(facts(folder, False, "f1")) == ()
     assert restore({}) == ()
+
+
+def test_a_run_that_made_no_fleet_takes_none_away(folder: Folder, fake: FakeDocker) -> None:
+    fleet = KindFleet(fleets.micro(), folder=folder)
+    assert restore(fleet.leftovers()) == (f"left alone the fleet in {folder.root}: it is not this run's",)
+    with pytest.raises(FleetError, match="another fleet is up here"):
+        fleet.start(lambda _: None)
+    fleet.stop()
+    assert folder.file.exists()
+    assert len(fake.boxes) == 9
+
+
+def test_a_fleet_that_changed_since_the_plan_is_not_used(folder: Folder, fake: FakeDocker) -> None:
+    planned = KindFleet(fleets.three_clusters(), folder=folder)
+    folder.change(fleet_id="f2")
+    with pytest.raises(FleetError, match="not the one"):
+        planned.start(lambda _: None)
+    assert fake.calls == []
+
+
+def test_a_fleet_that_the_run_made_goes_with_it(folder: Folder, fake: FakeDocker) -> None:
+    folder.change(complete=False)
+    fleet = KindFleet(fleets.three_clusters(), folder=folder)
+    fleet.stop()
+    assert len(fake.boxes) == 9, "what another run made half stays"
+    folder.change(fleet_id=fleet.leftovers()["fleet_id"])
+    fleet.stop()
+    assert fake.boxes == {}
 
 
 def test_the_state_is_readable_by_its_owner_alone_and_comes_back_as_it_was(folder: Folder) -> None:
