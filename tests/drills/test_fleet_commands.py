@@ -14,7 +14,8 @@ from fleet.environments.kind import lifecycle
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.fleets import three_clusters
 from fleet.protocols import Say
-from history.errors import FleetError
+from fleet.spec import FleetSpec
+from history.errors import FleetError, Refused
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +86,42 @@ def test_down_is_refused_while_a_drill_has_a_cluster_or_its_lock_cannot_be_read(
     (empty_state / "locks" / "kind-amber.json").write_bytes(b"{")
     assert main(["fleet", "down"]) == 4
     assert calls == []
+
+
+def test_nothing_else_has_the_fleet_while_it_comes_up(
+    empty_state: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def up(*_: object) -> FleetState:
+        for command in (["fleet", "up"], ["fleet", "down"]):
+            assert main(command) == 4
+        with pytest.raises(Refused, match="drill fleet up by"):
+            Locks(empty_state).take(("kind",), run=empty_state, drill="d", environment="kind", facts={})
+        return FleetState("id", three_clusters(), "t", "n", "s", "kind", "", "", 0, {"gateway": 8000})
+
+    monkeypatch.setattr(lifecycle, "up", up)
+    assert main(["fleet", "up"]) == 0
+    assert calls == []
+    assert Locks(empty_state).all() == ()
+
+
+@pytest.mark.parametrize("command", [["restore"], ["fleet", "down"]])
+def test_what_a_killed_fleet_up_left_is_taken_away(
+    command: list[str], empty_state: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(spec: FleetSpec, folder: Folder, say: Say, port: int, fleet_id: str) -> FleetState:
+        folder.write(FleetState(fleet_id, spec, "t", "n", "s", "kind", "", "", 0, {}))
+        monkeypatch.setattr(Locks, "release", lambda *_: ())
+        raise FleetError("killed here")
+
+    monkeypatch.setattr(lifecycle, "up", killed)
+    assert main(["fleet", "up"]) == 3
+    for path in (empty_state / "locks").glob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"started": ', b'"started": 1'))
+    assert main(["watch"]) == 0
+    assert main(["fleet", "up"]) == 4
+    assert main(command) == 0
+    assert calls == ["down"]
+    assert Locks(empty_state).all() == ()
 
 
 def test_a_fleet_that_does_not_come_up_is_in_the_ledger(empty_state: Path, calls: list[str]) -> None:

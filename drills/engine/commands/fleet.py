@@ -64,17 +64,24 @@ def up(fleet_text: str | None, small: bool, gateway_port: int) -> int:
 
     Clusters are made in parallel, GPUs put on, the serving image handed over; it returns when every replica of every
     model is ready and routed. If that fails, or at Ctrl-C, what was made is taken away. A cluster of the same name that
-    somebody else made is never touched.
+    somebody else made is never touched. No drill runs on the fleet meanwhile.
     """
     from fleet.environments.kind import lifecycle, topology
+    from fleet.environments.kind.fleet import KindFleet
     from fleet.environments.kind.state import Folder
 
-    console, began = console_out(), time.monotonic()
+    console, began, locks, folder = console_out(), time.monotonic(), Locks(state_dir()), Folder()
     spec = three_clusters() if fleet_text is None else fleet_of(fleet_text)
     spec = topology.smaller(spec) if small else spec
-    Locks(state_dir()).require_free(lock_targets("kind", spec))
-    with _ledger("up").operation("fleet up", clusters=tuple(one.name for one in spec.clusters), text=spec.name):
-        state = lifecycle.up(spec, Folder(), lambda line: console.print(f" ✓ {line}"), gateway_port)
+    facts, run = KindFleet(spec, folder=folder).leftovers(), folder.root.resolve() / "up"
+    locks.take(lock_targets("kind", spec), run=run, drill="fleet up", environment="kind", facts=facts)
+    try:
+        with _ledger("up").operation("fleet up", clusters=tuple(one.name for one in spec.clusters), text=spec.name):
+            state = lifecycle.up(
+                spec, folder, lambda line: console.print(f" ✓ {line}"), gateway_port, facts["fleet_id"]
+            )
+    finally:
+        locks.release(run)
     console.print(f"Fleet {spec.name} is up ({time.monotonic() - began:.1f} s)")
     console.print(f"Entry point: http://127.0.0.1:{state.ports['gateway']}")
     console.print("Next: blackstart run cluster-loss --env kind" + (f" --fleet {fleet_text}" if fleet_text else ""))
