@@ -10,7 +10,7 @@ from drills.engine.commands.main import main
 from drills.engine.safety.journal import Journal, read_journal
 from drills.engine.safety.ledger import read_ledger
 from drills.engine.safety.lock import Locks
-from fleet.environments.kind import lifecycle
+from fleet.environments.kind import containers, lifecycle
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.fleets import three_clusters
 from fleet.protocols import Say
@@ -39,6 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(lifecycle, "down", down)
     monkeypatch.setattr(lifecycle, "up", up)
+    monkeypatch.setattr(containers, "labelled", lambda *_: ())
     return found
 
 

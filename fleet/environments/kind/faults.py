@@ -24,7 +24,7 @@ done
 SHOW: Final = "iptables -w -t raw -S"
 END_API: Final = "pkill -9 -x kube-apiserver || true"
 CUT_API: Final = f"if [ -e {MANIFEST} ]; then mv {MANIFEST} {AWAY}; fi; {END_API}"
-MEND_API: Final = f"if [ -e {AWAY} ]; then mv {AWAY} {MANIFEST}; fi"
+MEND_API: Final = f"if [ -e {AWAY} ]; then mv {AWAY} {MANIFEST}; echo mended; fi"
 
 
 def cut_off(friends: Iterable[str]) -> str:

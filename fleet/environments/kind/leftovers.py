@@ -1,18 +1,29 @@
 """What a run on a kind fleet can leave behind when it is killed, and how that is healed.
 
 Through ``fleet.environments.restore_leftovers``. A fleet that was up before the run is healed of every fault and stays;
-one that the run made is taken away. Idempotent; touches only containers that carry the fleet's marker.
+one that the run made is taken away. Idempotent; touches only containers that carry the fleet's marker. What could not
+be looked at is not healed: it raises, when all else has been tried.
 """
 
 from __future__ import annotations
 
-import contextlib
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from fleet.environments.kind import containers, faults, lifecycle
+from fleet.environments.kind import containers, faults, hosting, lifecycle
+from fleet.environments.kind.layout import lay_out
 from fleet.environments.kind.state import FleetState, Folder
-from history.errors import FleetError
+from fleet.environments.local.ask import at_once
+from fleet.environments.local.layout import Layout
+from fleet.environments.local.stores import StoreFaults
+from history.errors import BlackstartError, FleetError
+
+TRY_S: Final = 5.0
+"""A node that has only just been started takes no commands yet."""
+PAUSE_S: Final = 0.5
 
 
 def facts(folder: Folder, found_up: bool, fleet_id: str) -> dict[str, Any]:
@@ -21,20 +32,41 @@ def facts(folder: Folder, found_up: bool, fleet_id: str) -> dict[str, Any]:
 
 
 def restore(facts: dict[str, Any]) -> tuple[str, ...]:
-    """Heals or takes away; one line for each thing done, () when nothing was left. ``FleetError`` when that fails."""
-    if not facts.get("folder"):
-        return ()
-    folder = Folder(Path(str(facts["folder"])))
-    state = folder.read()
+    """Heals or takes away; one line for each thing done, () when nothing was left. ``FleetError`` when that fails.
+
+    Without ``folder`` it is this user's; a fleet of which is not known that the run made it is healed and stays.
+    """
+    folder = Folder(Path(str(facts["folder"])) if facts.get("folder") else None)
+    state, found_up = folder.read(), facts.get("found_up", True)
     if state is None:
-        return ()
+        return _gone(folder, bool(facts.get("folder"))) if found_up else ()
     if facts.get("fleet_id", state.fleet_id) != state.fleet_id:  # it never came to be, or is gone
         return (f"left alone the fleet in {folder.root}: it is not this run's",)
-    if not facts.get("found_up"):
-        done: list[str] = []
+    done, failed = list[str](), list[Exception]()
+    if not found_up:
         lifecycle.down(folder, done.append)
         return (*done, f"took away the fleet in {folder.root}")
-    return tuple(line for cluster in state.clusters for line in _heal(state, cluster.name, cluster.containers, folder))
+    parts = [partial(_heal, state, one.name, one.containers, folder) for one in state.clusters]
+    for part in (*parts, partial(_mend_stores, state, folder)):
+        try:
+            done += part()
+        except Exception as error:  # what fails with one must not keep another hurt
+            failed.append(error)
+    if failed:
+        raise failed[0]
+    return tuple(done)
+
+
+def _gone(folder: Folder, known: bool) -> tuple[str, ...]:
+    """There is no fleet any more: its faults went with it, when it was this one and nothing stands without its file."""
+    left = [one.name for one in containers.labelled() if one.marker == str(folder.marker)] if known else []
+    if left or not known:
+        what = f"{len(left)} containers of it stand" if known else "nothing says which fleet the run used"
+        raise FleetError(
+            f"there is no {folder.file}, and {what}",
+            hint="`blackstart fleet down --env kind` takes them away" if known else "name its BLACKSTART_STATE=DIR",
+        )
+    return (f"the fleet in {folder.root} is gone, and what was hurt with it",)
 
 
 def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder) -> list[str]:
@@ -53,11 +85,60 @@ def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder)
         containers.weigh(wanted, containers.FULL_SHARES)
         done.append(f"{name} started again")
     done += [f"{one} plugged in again" for one in containers.plug_in(wanted, state.addresses)]
-    for one in wanted:
-        with contextlib.suppress(FleetError):
-            if faults.HOLE in containers.execute(one, faults.SHOW):
-                containers.execute(one, faults.RECONNECT)
-                done.append(f"{one} connected again")
-            if one.endswith("control-plane"):
-                containers.execute(one, faults.MEND_API)
-    return done
+    return done + [line for line in at_once(lambda one: _surely(partial(_mend_node, one)), list(wanted)) if line]
+
+
+def _mend_node(name: str) -> str:
+    """What was done, "" when it was whole."""
+    done = []
+    if faults.HOLE in containers.execute(name, faults.SHOW):
+        containers.execute(name, faults.RECONNECT)
+        if faults.HOLE in containers.execute(name, faults.SHOW):
+            raise FleetError(f"the rules that cut off {name} do not go", hint=f"docker exec {name} {faults.SHOW}")
+        done.append("connected again")
+    if name.endswith("control-plane") and containers.execute(name, faults.MEND_API).strip():
+        done.append("has its API server again")
+    return f"{name} {', '.join(done)}" if done else ""
+
+
+def _surely(work: Callable[[], str]) -> str:
+    """Tries for ``TRY_S``, then raises what it raised."""
+    deadline = time.monotonic() + TRY_S
+    while True:
+        try:
+            return work()
+        except FleetError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(PAUSE_S)
+
+
+class _Stores(StoreFaults):
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+
+def _mend_stores(state: FleetState, folder: Folder) -> list[str]:
+    """Every weight store that runs, as declared; one that does not has forgotten its fault."""
+    if not hosting.alive(state):
+        return []
+    stores = _Stores(lay_out(state, folder))
+    dead = [said.partition(":")[0] for said in hosting.died(state, folder)]
+    names = [store.name for store in state.spec.stores if f"store-{store.name}" not in dead]
+    return [line for line in at_once(lambda name: _surely(partial(_mend_store, stores, name)), names) if line]
+
+
+def _mend_store(stores: _Stores, name: str) -> str:
+    if all(signal.ok for signal in stores.verify_store(name, 1.0, False)):
+        return ""
+    try:
+        stores.mend_store(name)
+    except BlackstartError as error:
+        raise FleetError(error.message, hint=error.hint) from error
+    if bad := [signal.seen for signal in stores.verify_store(name, 1.0, False) if not signal.ok]:
+        raise FleetError(f"weight store {name} is not mended: {'; '.join(bad)}", hint="restore again")
+    return f"weight store {name} mended"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fleet import fleets
-from fleet.environments.kind import containers, faults, lifecycle
+from fleet.environments.kind import containers, lifecycle
 from fleet.environments.kind.cluster import KindCluster
 from fleet.environments.kind.fleet import KindFleet
 from fleet.environments.kind.leftovers import facts, restore
-from fleet.environments.kind.state import FleetState, Folder, state_root
+from fleet.environments.kind.state import Folder, state_root
 from fleet.environments.kind.topology import topology
 from fleet.environments.local.ask import Answer
 from fleet.protocols import (
@@ -28,103 +27,7 @@ from fleet.protocols import (
     TrafficControl,
 )
 from history.errors import FaultError, FleetError
-
-
-class FakeDocker:
-    """Containers with a state and an address; remembers every call that changes something."""
-
-    def __init__(self, marker: str) -> None:
-        self.boxes: dict[str, dict[str, Any]] = {}
-        self.calls: list[tuple[str, ...]] = []
-        self.rules: set[str] = set()
-        self.marker = marker
-
-    def add(self, name: str, cluster: str, address: str, marker: str | None = None) -> None:
-        mark = self.marker if marker is None else marker
-        self.boxes[name] = {
-            "Name": f"/{name}",
-            "Config": {"Labels": {"io.x-k8s.kind.cluster": cluster}},
-            "State": {"Status": "running", "StartedAt": "2026-11-24T12:00:00.5Z"},
-            "NetworkSettings": {"Networks": {"blackstart": {"IPAddress": address}}},
-            "Mounts": [{"Destination": "/blackstart", "Source": mark}] if mark else [],
-        }
-
-    def __call__(self, *words: str, timeout_s: float = 0.0) -> str:
-        verb, names = words[0], [word for word in words[1:] if word in self.boxes]
-        if verb == "ps":
-            label = next(word for word in words if word.startswith("label="))
-            _, _, cluster = label.removeprefix("label=").partition("=")
-            of = [n for n, b in self.boxes.items() if cluster in ("", b["Config"]["Labels"]["io.x-k8s.kind.cluster"])]
-            return "\n".join(of)
-        if verb == "inspect":
-            return json.dumps([self.boxes[name] for name in names])
-        if words[:2] == ("network", "inspect"):
-            raise FleetError("no such network", hint="")
-        self.calls.append(words)
-        if verb == "network":
-            networks = {"blackstart": {"IPAddress": words[3]}} if words[1] == "connect" else {}
-            self.boxes[words[-1]]["NetworkSettings"]["Networks"] = networks
-        if verb == "exec":
-            return self._exec(words[1], words[-1])
-        after = {"kill": "exited", "start": "running", "pause": "paused", "unpause": "running"}
-        for name in names:
-            if verb == "rm":
-                del self.boxes[name]
-            elif verb in after:
-                self.boxes[name]["State"]["Status"] = after[verb]
-        return ""
-
-    def _exec(self, name: str, script: str) -> str:
-        if script == faults.SHOW:
-            return faults.HOLE if name in self.rules else ""
-        (self.rules.add if "-j DROP" in script else self.rules.discard)(name)
-        return ""
-
-    def verbs(self) -> list[str]:
-        return [call[0] for call in self.calls]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Folder:
-    folder = Folder(tmp_path / "kind")
-    spec = fleets.three_clusters()
-    names = [name for cluster in topology(spec) for name in cluster.containers]
-    folder.write(
-        FleetState(
-            fleet_id="f1",
-            spec=spec,
-            token="tell-nobody",
-            node_image="n",
-            serving_image="s",
-            kind="kind",
-            subnet="172.29.0.0/16",
-            host="172.29.0.1",
-            gateway_port=0,
-            ports={
-                "gateway": 1,
-                "allocator": 2,
-                "prometheus": 3,
-                "store-weights": 4,
-                **{f"adapter-{c.name}": 5 for c in spec.clusters},
-            },
-            addresses={name: f"172.29.0.{number}" for number, name in enumerate(names, 2)},
-            complete=True,
-        )
-    )
-    return folder
-
-
-@pytest.fixture
-def fake(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
-    fake = FakeDocker(str(folder.marker))
-    state = folder.read()
-    assert state is not None
-    for cluster in state.clusters:
-        for name in cluster.containers:
-            fake.add(name, cluster.kind_name, state.addresses[name])
-    monkeypatch.setattr(containers, "docker", fake)
-    monkeypatch.setattr(containers, "ask_engine", lambda path: None)
-    return fake
+from tests.fleet.kind.fake_docker import FakeDocker
 
 
 @pytest.fixture
@@ -313,55 +216,6 @@ def test_a_name_that_somebody_else_has_is_refused(folder: Folder, fake: FakeDock
     with pytest.raises(FleetError, match="blackstart-jade"):
         lifecycle._require_free_names(fleets.three_clusters(), folder)
     assert list(fake.boxes) == ["blackstart-jade-control-plane"]
-
-
-def test_leftovers_of_a_fleet_that_was_up_are_healed_and_it_stays(folder: Folder, fake: FakeDocker) -> None:
-    told = json.loads(json.dumps(facts(folder, True, "f1")))
-    assert restore(told) == (), "nothing was left"
-    fake("kill", *topology(fleets.three_clusters())[1].containers)
-    fake("pause", "blackstart-jade-worker")
-    fake.rules.add("blackstart-amber-worker")
-    done = restore(told)
-    assert any("cobalt started" in line for line in done)
-    assert any("jade thawed" in line for line in done)
-    assert any("amber-worker connected" in line for line in done)
-    assert {box["State"]["Status"] for box in fake.boxes.values()} == {"running"}
-    assert fake.rules == set()
-
-
-def test_leftovers_of_a_fleet_that_the_run_made_go_away(folder: Folder, fake: FakeDocker) -> None:
-    assert restore(facts(folder, False, "f1"))
-    assert fake.boxes == {}
-    assert restore(facts(folder, False, "f1")) == ()
-    assert restore({}) == ()
-
-
-def test_a_run_that_made_no_fleet_takes_none_away(folder: Folder, fake: FakeDocker) -> None:
-    fleet = KindFleet(fleets.micro(), folder=folder)
-    assert restore(fleet.leftovers()) == (f"left alone the fleet in {folder.root}: it is not this run's",)
-    with pytest.raises(FleetError, match="another fleet is up here"):
-        fleet.start(lambda _: None)
-    fleet.stop()
-    assert folder.file.exists()
-    assert len(fake.boxes) == 9
-
-
-def test_a_fleet_that_changed_since_the_plan_is_not_used(folder: Folder, fake: FakeDocker) -> None:
-    planned = KindFleet(fleets.three_clusters(), folder=folder)
-    folder.change(fleet_id="f2")
-    with pytest.raises(FleetError, match="not the one"):
-        planned.start(lambda _: None)
-    assert fake.calls == []
-
-
-def test_a_fleet_that_the_run_made_goes_with_it(folder: Folder, fake: FakeDocker) -> None:
-    folder.change(complete=False)
-    fleet = KindFleet(fleets.three_clusters(), folder=folder)
-    fleet.stop()
-    assert len(fake.boxes) == 9, "what another run made half stays"
-    folder.change(fleet_id=fleet.leftovers()["fleet_id"])
-    fleet.stop()
-    assert fake.boxes == {}
 
 
 def test_the_state_is_readable_by_its_owner_alone_and_comes_back_as_it_was(folder: Folder) -> None:
