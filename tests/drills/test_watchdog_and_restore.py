@@ -130,7 +130,7 @@ def test_restore_works_on_half_a_journal_without_a_lock(tmp_path: Path) -> None:
     with (run / "journal.jsonl").open("ab") as file:
         file.write(b'{"entry":"outcome","tar')
     done = restore(run, tmp_path / "state", by="test")
-    assert "healed cobalt: its fault was still open" in done
+    assert done == (f"the fault on cobalt was open: removed {run / 'fleet'}",)
     assert not (run / "fleet").exists()
     assert restore(run, tmp_path / "state", by="test") == ()
 
@@ -239,6 +239,30 @@ def test_a_damaged_entry_does_not_hide_what_a_sound_one_says(
     assert {environment for environment, _ in healed} == {"local"}
     assert {facts["work_dir"] for _, facts in healed} == {"/sound", "/sou.d", str(run / "fleet")}
     assert {facts["fleet_id"] for _, facts in healed} == {"f"}
+
+
+def test_an_error_of_any_kind_means_not_healed_and_hides_no_other_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, asked = tmp_path / "run", list[str]()
+    journal = begin(run, work_dir="/sound")
+    journal.write("fleet", environment="local", facts={"work_dir": "/damaged"})
+    journal.write("intent", target="cobalt")
+
+    def leftovers(_: str, facts: dict[str, str]) -> tuple[str, ...]:
+        asked.append(facts["work_dir"])
+        if facts["work_dir"] == "/damaged":
+            raise KeyError("blackstart-cobalt-worker")
+        return ()
+
+    monkeypatch.setattr(module, "restore_leftovers", leftovers)
+    with pytest.raises(FleetError, match=f"{run} is not healed: KeyError: 'blackstart-cobalt-worker'"):
+        restore(run, tmp_path / "state", by="test")
+    assert "/sound" in asked
+    assert not read_journal(journal.path).healed
+    assert read_ledger(tmp_path / "state")[-1].outcome == "failed"
+    monkeypatch.setattr(module, "restore_leftovers", lambda *_: ())
+    assert restore(run, tmp_path / "state", by="test") == ("the fault on cobalt was open: nothing of it is left",)
 
 
 def test_a_journal_that_says_nothing_any_more_keeps_no_work_directory(tmp_path: Path) -> None:

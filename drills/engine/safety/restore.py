@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from drills.engine.safety.ledger import Entry, Ledger, read_ledger
 from drills.engine.safety.lock import Lock, Locks
 from drills.engine.safety.owner import Owner
 from fleet.environments import ENVIRONMENTS, restore_leftovers
-from history.errors import BlackstartError, RecordingError, Refused, UsageError
+from history.errors import BlackstartError, FleetError, RecordingError, Refused, UsageError
 from history.rundir import RunDirectory
 from loadgen.control import ControlFiles
 
@@ -71,13 +72,21 @@ def restore(
         if not journal.healed:
             enter("begun")
         try:
-            done = [f"healed {name}: its fault was still open" for name in journal.hurt]
-            done += [] if journal.healed else _heal(environment, _facts(journal, held, directory.path, environment))
+            done = [] if journal.healed else _heal(environment, _facts(journal, held, directory.path, environment))
+            if journal.hurt:  # not before: what raises has healed nothing
+                done = [
+                    f"the fault on {', '.join(journal.hurt)} was open: {'; '.join(done) or 'nothing of it is left'}"
+                ]
             done += _end_children(directory.path, drain_s)
             done += _tidy(directory)
         except BlackstartError as error:
             enter("failed", error.message)
             raise
+        except Exception as error:  # of the engine, of psutil, of a damaged account: it is not healed either
+            told = f"{run} is not healed: {type(error).__name__}: {error}"
+            enter("failed", told)
+            hint = f"see what stands in the way, then `blackstart restore {shlex.quote(str(run))}`"
+            raise FleetError(told, hint=hint) from error
         if directory.path.is_dir() and (done or not journal.healed):
             with contextlib.suppress(RecordingError):
                 Journal(directory.journal).write("restored", by=by, done=done)
@@ -130,15 +139,15 @@ def _facts(journal: JournalState, held: tuple[Lock, ...], run: Path, environment
 
 def _heal(environment: str, accounts: list[dict[str, Any]]) -> list[str]:
     """By every account; the first error, once all have been tried."""
-    done, failed = list[str](), list[BlackstartError]()
+    done, failed = list[str](), list[Exception]()
     for facts in accounts:
         try:
             done += restore_leftovers(environment, facts)
-        except BlackstartError as error:
+        except Exception as error:
             failed.append(error)
     if failed:
         raise failed[0]
-    return done
+    return list(dict.fromkeys(done))
 
 
 def children(run: Path) -> list[psutil.Process]:
