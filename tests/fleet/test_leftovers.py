@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import psutil
 import pytest
 
 from fleet.environments import lock_targets, restore_leftovers
@@ -17,7 +18,7 @@ from fleet.environments.local import black_hole
 from fleet.environments.local.leftovers import living
 from fleet.environments.local.zygote import LOCK_NAME, MARKER
 from fleet.fleets import micro
-from history.errors import UsageError
+from history.errors import FaultError, Refused, UsageError
 
 HARNESS = textwrap.dedent(
     """
@@ -84,6 +85,47 @@ def test_without_the_id_the_work_directory_finds_them_and_nobody_else(tmp_path: 
         for process in (mine, other):
             process.kill()
             process.wait()
+
+
+def test_a_directory_that_ends_like_the_work_directory_is_another(tmp_path: Path) -> None:
+    mine, other = sleeper(Path("/b/fleet/x"), "unknown"), sleeper(tmp_path / "b" / "fleet", "another")
+    flag = subprocess.Popen(["sleep", "60"], env={**os.environ, MARKER: "third"})
+    try:
+        assert [process.pid for process in living("", Path("/b/fleet"))] == [mine.pid]
+        assert [process.pid for process in living("third", Path("/b/flee"))] == [flag.pid]
+    finally:
+        for process in (mine, other, flag):
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("facts", [{"uid": 0}, {}])
+def test_what_another_user_left_is_not_said_to_be_nothing(
+    facts: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(self: psutil.Process) -> dict[str, str]:
+        raise psutil.AccessDenied(self.pid)
+
+    work_dir = tmp_path / "my run" / "fleet"
+    with sleeper(work_dir, "unknown") as process:
+        monkeypatch.setattr(psutil.Process, "environ", denied)
+        monkeypatch.setattr(os, "geteuid", lambda: 1234)
+        with pytest.raises(Refused) as caught:
+            restore_leftovers("local", {"fleet_id": "f", "work_dir": str(work_dir), **facts})
+        assert caught.value.hint == f"sudo blackstart restore '{work_dir.parent}'"
+        process.kill()
+    if not facts:
+        assert restore_leftovers("local", {"fleet_id": "f", "work_dir": str(work_dir)}) == ()
+
+
+def test_rules_that_only_root_sees_are_not_said_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"networks": ["127.70.1.0/24"]}
+    monkeypatch.setattr(black_hole, "_run", lambda _: "iptables: Permission denied (you must be root)")
+    assert restore_leftovers("local", facts) == (), "root without the right to it never put rules in"
+    monkeypatch.setattr(os, "geteuid", lambda: 1234)
+    with pytest.raises(FaultError, match="only root sees"):
+        restore_leftovers("local", facts)
+    assert restore_leftovers("local", facts | {"uid": 1234}) == (), "who is not root put none in"
 
 
 @pytest.mark.parametrize(("lock", "removed"), [(True, True), (False, False)])

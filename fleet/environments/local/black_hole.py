@@ -49,8 +49,12 @@ def open_hole(network: str) -> None:
 
 
 def close_hole(network: str) -> bool:
-    """Takes the rules out; was there any of them? Nothing to take out is no error."""
-    return "" in [_run((rule,)) for rule in rules(network, "-D")]
+    """Takes the rules out; was there any of them? Nothing to take out is no error; not to be let look, as somebody
+    else than root, is one: ``FaultError``."""
+    said = [_run((rule,)) for rule in rules(network, "-D")]
+    if os.geteuid() != 0 and any("ermission" in one for one in said):
+        raise FaultError(f"only root sees whether packets of {network} are dropped: {said[0]}", hint="use sudo")
+    return "" in said
 
 
 def _run(commands: tuple[Command, ...]) -> str:

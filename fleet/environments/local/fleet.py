@@ -156,7 +156,7 @@ class LocalFleet(StoreFaults):
         work_dir = self._work_dir or self._wanted_dir
         zygote = self._zygote.pid if self._zygote is not None else 0
         facts: dict[str, Any] = {"fleet_id": self.fleet_id, "networks": networks, "zygote": zygote, "marker": MARKER}
-        return facts | {"work_dir": str(work_dir.resolve()) if work_dir else ""}
+        return facts | {"uid": os.geteuid(), "work_dir": str(work_dir.resolve()) if work_dir else ""}
 
     # -- for its clusters -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import os
+import shlex
 import shutil
 import socket
 import time
@@ -19,18 +21,26 @@ import psutil
 
 from fleet.environments.local import addresses, black_hole
 from fleet.environments.local.zygote import LOCK_NAME, MARKER
-from history.errors import FleetError
+from history.errors import FleetError, Refused
 
 _KILL_S: Final = 5.0
 
 
 def restore(facts: dict[str, Any]) -> tuple[str, ...]:
-    """Removes what is left; returns one line for each thing done. ``FleetError`` when something will not go."""
+    """Removes what is left; returns one line for each thing done. ``FleetError`` when something will not go.
+
+    ``Refused`` when the run was another user's.
+    """
     done = []
     work_dir = Path(str(facts["work_dir"])) if facts.get("work_dir") else None
+    me, theirs = os.geteuid(), facts.get("uid")
+    if me != 0 and isinstance(theirs, int) and theirs != me:
+        raise _not_ours(f"the run was started by user {theirs}", work_dir)
     if ended := _end_processes(str(facts.get("fleet_id") or ""), work_dir):
         done.append(f"ended {ended} processes of the fleet")
     said = facts.get("networks")
+    if me != 0 and theirs == me:
+        said = []  # only root puts rules in
     networks = [one for one in said if _is_loopback(one)] if isinstance(said, list) else []
     closed = [network for network in networks if not _in_use(network) and black_hole.close_hole(network)]
     if closed:
@@ -44,16 +54,37 @@ def restore(facts: dict[str, Any]) -> tuple[str, ...]:
 
 
 def living(fleet_id: str, work_dir: Path | None = None) -> list[psutil.Process]:
-    """Live processes of a fleet, by its id in their environment or by marker and work directory."""
+    """Live processes of a fleet, by its id in their environment or by marker and work directory.
+
+    ``Refused`` when one of them, by its work directory, is another user's.
+    """
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            mark = process.environ().get(MARKER)
+            try:
+                mark = process.environ().get(MARKER)
+            except psutil.AccessDenied:
+                if _works_in(work_dir, process):
+                    raise _not_ours(f"process {process.pid} of the run is another user's", work_dir) from None
+                continue
             if mark is None or process.status() == psutil.STATUS_ZOMBIE:
                 continue
-            if mark == fleet_id or (work_dir is not None and str(work_dir) in " ".join(process.cmdline())):
+            if mark == fleet_id or _works_in(work_dir, process):
                 found.append(process)
     return found
+
+
+def _works_in(work_dir: Path | None, process: psutil.Process) -> bool:
+    """Is one of its arguments, or what stands after ``=`` in one, the directory or something in it?"""
+    if work_dir is None:
+        return False
+    paths = [Path(part.rpartition("=")[2]) for part in process.cmdline()]
+    return any(work_dir in (path, *path.parents) for path in paths)
+
+
+def _not_ours(why: str, work_dir: Path | None) -> Refused:
+    run = f" {shlex.quote(str(work_dir.parent))}" if work_dir is not None else ""
+    return Refused(f"{why}: you may neither see nor end all that it left", hint=f"sudo blackstart restore{run}")
 
 
 def _end_processes(fleet_id: str, work_dir: Path | None) -> int:
