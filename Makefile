@@ -26,7 +26,7 @@ test: check          ## all tests except the long ones and those that need Docke
 soak: setup-test     ## the long ones: ten seeds of cluster-loss, 204 calibration cases, 80 kills -9
 	SEEDS=$(SEEDS) $(PY) -m pytest -m soak -v --timeout=600
 
-catalogue: setup     ## every drill on a fleet that is ready for it and on one that is not (SEED=1; never yet run in one go)
+catalogue: setup     ## every drill on a fleet that is ready for it and on one that is not (SEED=1)
 	@$(PY) -m scripts.catalogue --seed $(SEED)
 
 check: setup-test    ## types and lint
