@@ -9,13 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import psutil
 import pytest
+from rich.console import Console
 
+from drills.engine.nouns import OpenLoop
+from drills.engine.runner.guarding import StopRequest
+from drills.engine.runner.interrupts import Interrupts
+from drills.engine.runner.recorder import Recorder
+from drills.engine.runner.traffic import Traffic
+from drills.engine.runner.view import PlainView
 from history.clock import NS_PER_S, now_ns
 from history.errors import BlackstartError, RecordingError
 from history.op import NO_RECORD
@@ -126,6 +135,24 @@ def test_a_full_disk_ends_the_load_and_says_so(tmp_path: Path) -> None:
     assert "cannot record to" in error.message
     assert "--out DIR" in error.hint
     assert read_run(runner.run.path).duplicates == 0
+
+
+def test_the_load_is_ended_also_where_the_runner_can_record_nothing(tmp_path: Path) -> None:
+    failures: list[str] = []
+
+    def attempt(what: str, do: Callable[[], None]) -> None:
+        try:
+            do()
+        except RecordingError as error:
+            failures.append(f"{what}: {error}")
+
+    with cheap_server() as url, Recorder(Path("/dev/full"), now_ns) as recorder:
+        traffic = Traffic(OpenLoop(100.0), prepared(tmp_path, url), recorder, failures)
+        interrupts = Interrupts(PlainView(Console()), StopRequest(tmp_path))
+        with pytest.raises(RecordingError), ExitStack() as undo:
+            traffic.start(undo, attempt, interrupts)
+    assert [text.partition(":")[0] for text in failures] == ["stop the load"]
+    assert [child.cmdline() for child in psutil.Process().children()] == []
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -51,9 +51,14 @@ class Traffic:
         return [f"{name}: {text}" for name, text in polled if text is not None]
 
     def _end(self) -> None:
-        if not self.start_ns:
+        """Drains the load and records that; where nothing can be written (a full disk) it is ended all the same."""
+        try:
+            if self.start_ns:
+                self._drain()
+        finally:
             self._load.kill()
-            return
+
+    def _drain(self) -> None:
         clock = self._recorder.clock
         died = self._load.poll()
         stop = clock() if died is not None else self._load.stop()
@@ -63,6 +68,5 @@ class Traffic:
         if died is None:
             self._recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=clock())
         else:
-            self._load.kill()
             self._recorder.event(LOAD_DRAINED, at_ns=stop, done_ns=clock(), error="died", text=died)
             self._failures.append(f"the load process did not end cleanly: {died}")
