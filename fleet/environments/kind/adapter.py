@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,7 +29,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from fleet.environments.kind import containers, manifests
 from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
-from fleet.environments.kind.kubernetes.pods import Pod
+from fleet.environments.kind.kubernetes.pods import FAILED, READY, Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
 from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopology
@@ -44,6 +45,8 @@ CALM_S: Final = 1.5
 """Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
 BUSY_S: Final = 0.4
 ASK_S: Final = 0.4
+SETTLE_S: Final = 30.0
+"""A cluster whose nodes are whole gets its full CPU weight after this time, also when its replicas do not come back."""
 FIRST_PORT: Final = 20000
 
 
@@ -88,6 +91,7 @@ class Adapter:
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
         self._boots: Mapping[str, float] = {}
+        self._light, self._on_their_way = True, 0
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -127,8 +131,8 @@ class Adapter:
         return Sight(api, self._config.topology.node_names, self._boots)
 
     def _keep_gpus(self) -> None:
-        """Looks at the nodes for ever, and puts on what is missing."""
-        machines, wait_s = self._config.topology.machines, BUSY_S
+        """Looks at the nodes for ever, and puts on what is missing; a cluster that has come back gets its weight."""
+        machines, wait_s, whole_since = self._config.topology.machines, BUSY_S, time.monotonic()
         while not self._stop.wait(wait_s):
             nodes: tuple[NodeNow, ...] = ()
             if (api := self._api_now) is not None:
@@ -137,7 +141,13 @@ class Adapter:
             if lacking := [f"{node.name}: {', '.join(node.missing)}" for node in nodes if node.missing]:
                 self._log.warning("put on again: %s", "; ".join(lacking))
             self._nodes = nodes
-            wait_s = CALM_S if len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes) else BUSY_S
+            whole = len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes)
+            whole_since = whole_since if whole else time.monotonic()
+            if whole and self._light and (not self._on_their_way or time.monotonic() - whole_since > SETTLE_S):
+                with contextlib.suppress(FleetError):  # a container that is gone just now comes back light
+                    containers.weigh(self._config.topology.containers, containers.FULL_SHARES)
+                    self._light = False
+            wait_s = CALM_S if whole and not self._light else BUSY_S
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------
 
@@ -152,7 +162,7 @@ class Adapter:
     def lost(self) -> None:
         """See ``watch.Taker``."""
         self._log.warning("Kubernetes does not answer")
-        self._nodes, self._api_now = (), None
+        self._nodes, self._api_now, self._light = (), None, True
         self._loop.call_soon_threadsafe(self.end_streams)
 
     def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:
@@ -161,6 +171,7 @@ class Adapter:
         self.events = EventLog()
         for event in self._replicas.listed(pods):
             self.events.append(**event, t_emitted=heard_ns)
+        self._count()
         early, self._early = self._early, []
         for name, state in early:
             self._take(name, state)
@@ -169,6 +180,10 @@ class Adapter:
         for event in self._replicas.seen(pod, deleted):
             if self.events is not None:
                 self.events.append(**event, t_emitted=heard_ns)
+        self._count()
+
+    def _count(self) -> None:
+        self._on_their_way = sum(row.phase not in (READY, FAILED) for row in self._replicas.rows())
 
     # -- the cluster API --------------------------------------------------------------------------------------------
 

@@ -161,7 +161,6 @@ class KindCluster(Restoration):
         )
         gpus = all(name in nodes and nodes[name].gpus == count for name, count in wanted.items())
         if self._booting and gpus and len(ready) == len(wanted):
-            containers.weigh(self._topology.containers, containers.FULL_SHARES)
             self._booting = False
         return (
             Signal("api", api_answer.ok, str(api_answer)),

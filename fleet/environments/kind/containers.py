@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +134,7 @@ def start(names: Iterable[str], addresses: dict[str, str]) -> None:
 
 def weigh(names: Iterable[str], shares: int) -> None:
     """CPU weight. Clusters share this host's cores, which real ones do not: the boot of one must not be what its
-    neighbours feel of its return, so it takes what they leave."""
+    neighbours feel of its return, so it takes what they leave until its adapter sees its replicas ready."""
     docker("update", "--cpu-shares", str(shares), *names)
 
 
@@ -173,11 +173,18 @@ def thawing(end: Callable[[], object], dying: Iterable[Container]) -> None:
     with ThreadPoolExecutor(max_workers=1) as pool:
         done = pool.submit(end)
         while not wait([done], timeout=LOOK_S).done:
-            for file in (file for folder in folders for file in folder.glob("*/**/freezer.state")):
+            for file in (file for folder in folders for file in _beneath(folder)):
                 with contextlib.suppress(OSError):
                     if file.read_text().strip() == "FROZEN":
                         file.write_text("THAWED")
         done.result()
+
+
+def _beneath(folder: Path) -> Iterator[Path]:
+    """The freezer's files of what is in a container, not its own; ``os.walk`` bears that they go while it looks."""
+    for inner, _, files in os.walk(folder):
+        if "freezer.state" in files and inner != str(folder):
+            yield Path(inner) / "freezer.state"
 
 
 def pause(names: Iterable[str]) -> None:
