@@ -45,9 +45,7 @@ class Pool:
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self._parts, self._keep = parts, keep
-        self._tls = gevent.ssl.create_default_context() if parts.scheme == "https" else None
-        if self._tls is not None and not verify:
-            self._tls.check_hostname, self._tls.verify_mode = False, gevent.ssl.CERT_NONE
+        self._tls = _context(verify) if parts.scheme == "https" else None
         self._clock = clock
         self._idle: list[Connection] = []
         self._epoch = 0
@@ -109,6 +107,17 @@ class Pool:
         """Closes the idle connections."""
         while self._idle:
             self._idle.pop().socket.close()
+
+
+def _context(verify: bool) -> gevent.ssl.SSLContext:
+    """gevent's own: ``gevent.ssl.create_default_context`` makes the standard library's, whose handshake with a frozen
+    host stops the whole process."""
+    context = gevent.ssl.SSLContext(gevent.ssl.PROTOCOL_TLS_CLIENT)
+    if verify:
+        context.load_default_certs()
+    else:
+        context.check_hostname, context.verify_mode = False, gevent.ssl.CERT_NONE
+    return context
 
 
 def _quiet(socket: gevent.socket.socket) -> bool:

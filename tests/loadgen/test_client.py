@@ -451,3 +451,19 @@ def test_https_keeps_connections_and_checks_certificates(tmp_path: Path, monkeyp
     assert len(server.requests) == 3
     assert b"Connection: close" in server.requests[0]
     assert server.connections == 3  # the stranger's, the bare one's and the client's
+
+
+def test_a_handshake_that_never_comes_stops_nobody_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as frozen:  # the kernel takes the connection, nobody answers
+        released = threading.Timer(5.0, lambda: frozen.shutdown(socket.SHUT_RDWR))
+        released.start()
+        pool = Pool(f"https://127.0.0.1:{frozen.getsockname()[1]}", time.monotonic_ns, verify=False)
+        waiting = gevent.spawn(pool.connect)
+        began = time.monotonic()
+        for _ in range(10):
+            gevent.sleep(0.02)
+        took = time.monotonic() - began
+        assert not waiting.ready()
+        waiting.kill()
+        released.cancel()
+    assert took < 4.0, "a process that waits for one handshake sends nothing else"
