@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -106,12 +108,20 @@ class Adapter:
         async with aiohttp.ClientSession(timeout=limits) as self._session:
             watch = PodWatch(self._sight)
             for work in (partial(watch.run, self, self._stop), self._keep_gpus):
-                thread = threading.Thread(target=work, daemon=True)
+                thread = threading.Thread(target=partial(self._or_end, work), daemon=True)
                 thread.start()
                 self._threads.append(thread)
             yield
             self._stop.set()
             self.end_streams()
+
+    def _or_end(self, work: Callable[[], None]) -> None:
+        """An adapter that lost one of its threads would be silent for ever: it ends, and is seen to have ended."""
+        try:
+            work()
+        except BaseException:
+            self._log.exception("a thread ended")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def end_streams(self) -> None:
         """Everybody who follows sees the end of the stream, as if the cluster had gone."""

@@ -269,13 +269,15 @@ class KindCluster(Restoration):
         self._building.start()
 
     def verify_rebuilt(self) -> tuple[Signal, ...]:
-        """Stages in order: API, nodes, GPUs; each asked now. ``FaultError`` when it could not be made."""
+        """Stages in order: API, nodes, GPUs, agents; each asked now. ``FaultError`` when it could not be made."""
         if self._broken is not None:
             raise FaultError(f"cluster {self.name} could not be made: {self._broken}", hint="read the log of kind")
         if not containers.of_cluster(self._topology.kind_name):
-            return tuple(Signal(stage, False, "no container yet") for stage in ("api", "nodes", "gpus"))
+            return tuple(Signal(stage, False, "no container yet") for stage in ("api", "nodes", "gpus", "agents"))
         found = self.verify_power_on()
-        return found if len(found) == 3 else (*found, Signal("gpus", False, "not asked"))
+        made = self._building is None or not self._building.is_alive()
+        agents = Signal("agents", made, "the DaemonSet stands" if made else "still being made")
+        return (*found, agents) if len(found) == 3 else (*found, Signal("gpus", False, "not asked"), agents)
 
     def _build(self) -> None:
         home = self._home

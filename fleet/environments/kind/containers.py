@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
+
 from fleet.environments.kind.kubernetes.pods import epoch
 from fleet.environments.kind.topology import MARKER_DIR, NETWORK
 from history.errors import FaultError, FleetError
@@ -28,6 +30,9 @@ LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
 REMOVE_S: Final = 60.0
 LOOK_S: Final = 0.1
+TRY_S: Final = 5.0
+"""A node that has only just been started takes no commands yet."""
+PAUSE_S: Final = 0.5
 FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
 FULL_SHARES: Final = 1024
@@ -185,6 +190,14 @@ def _beneath(folder: Path) -> Iterator[Path]:
     for inner, _, files in os.walk(folder):
         if "freezer.state" in files and inner != str(folder):
             yield Path(inner) / "freezer.state"
+
+
+def surely(work: Callable[[], _T], for_s: float | None = None) -> _T:
+    """What ``work`` returns, tried again while it raises ``FleetError``; after ``for_s`` (``TRY_S``), the error."""
+    again = retry_if_exception_type(FleetError)
+    return Retrying(
+        retry=again, stop=stop_after_delay(TRY_S if for_s is None else for_s), wait=wait_fixed(PAUSE_S), reraise=True
+    )(work)
 
 
 def pause(names: Iterable[str]) -> None:

@@ -106,13 +106,19 @@ class Served:
     rows: tuple[dict[str, Any], ...]
     routed: Counter[str]
 
+    def of(self, model: str) -> int:
+        """Replicas of a model that are ready and routed."""
+        ready = [row for row in self.rows if row["model"] == model and row["phase"] == "Ready"]
+        return min(self.routed[model], len(ready))
+
+    def count(self, state: FleetState) -> int:
+        """Declared replicas that are ready and routed."""
+        return sum(min(self.of(model.name), model.replicas) for model in state.spec.models)
+
     def lacks(self, state: FleetState) -> str:
         """What is missing until every declared replica is ready and routed; "" when nothing is."""
-        ready = Counter(row["model"] for row in self.rows if row["phase"] == "Ready")
         short = [
-            f"{m.name} {min(ready[m.name], self.routed[m.name])} of {m.replicas}"
-            for m in state.spec.models
-            if min(ready[m.name], self.routed[m.name]) < m.replicas
+            f"{m.name} {self.of(m.name)} of {m.replicas}" for m in state.spec.models if self.of(m.name) < m.replicas
         ]
         odd = [
             f"{row['name']} is {row['phase']} {row['reason']}".strip() for row in self.rows if row["phase"] != "Ready"
@@ -153,5 +159,5 @@ def await_served(state: FleetState, folder: Folder, say: Say) -> None:
             )
         if time.monotonic() - said > 5.0:
             said = time.monotonic()
-            say(f"waiting for: {lacking[:160]}")
+            say(f"{served.count(state)} of {wanted} replicas ready and routed so far ({said - began:.1f} s)")
         time.sleep(POLL_S)

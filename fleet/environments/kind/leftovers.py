@@ -7,23 +7,18 @@ be looked at is not healed: it raises, when all else has been tried.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from fleet.environments.kind import containers, faults, hosting, lifecycle
+from fleet.environments.kind.containers import surely
 from fleet.environments.kind.layout import lay_out
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.local.ask import at_once
 from fleet.environments.local.layout import Layout
 from fleet.environments.local.stores import StoreFaults
 from history.errors import BlackstartError, FleetError
-
-TRY_S: Final = 5.0
-"""A node that has only just been started takes no commands yet."""
-PAUSE_S: Final = 0.5
 
 
 def facts(folder: Folder, found_up: bool, fleet_id: str) -> dict[str, Any]:
@@ -85,7 +80,7 @@ def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder)
         containers.weigh(wanted, containers.FULL_SHARES)
         done.append(f"{name} started again")
     done += [f"{one} plugged in again" for one in containers.plug_in(wanted, state.addresses)]
-    return done + [line for line in at_once(lambda one: _surely(partial(_mend_node, one)), list(wanted)) if line]
+    return done + [line for line in at_once(lambda one: surely(partial(_mend_node, one)), list(wanted)) if line]
 
 
 def _mend_node(name: str) -> str:
@@ -99,18 +94,6 @@ def _mend_node(name: str) -> str:
     if name.endswith("control-plane") and containers.execute(name, faults.MEND_API).strip():
         done.append("has its API server again")
     return f"{name} {', '.join(done)}" if done else ""
-
-
-def _surely(work: Callable[[], str]) -> str:
-    """Tries for ``TRY_S``, then raises what it raised."""
-    deadline = time.monotonic() + TRY_S
-    while True:
-        try:
-            return work()
-        except FleetError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(PAUSE_S)
 
 
 class _Stores(StoreFaults):
@@ -129,7 +112,7 @@ def _mend_stores(state: FleetState, folder: Folder) -> list[str]:
     stores = _Stores(lay_out(state, folder))
     dead = [said.partition(":")[0] for said in hosting.died(state, folder)]
     names = [store.name for store in state.spec.stores if f"store-{store.name}" not in dead]
-    return [line for line in at_once(lambda name: _surely(partial(_mend_store, stores, name)), names) if line]
+    return [line for line in at_once(lambda name: surely(partial(_mend_store, stores, name)), names) if line]
 
 
 def _mend_store(stores: _Stores, name: str) -> str:

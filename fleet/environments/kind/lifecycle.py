@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -37,6 +38,8 @@ WEIGHTS_SEED: Final = 20220623
 CREATE_S: Final = 240.0
 NODES_S: Final = 60.0
 POLL_S: Final = 0.2
+FRESH_S: Final = 15.0
+"""An API server that has only just come up does not answer every request in time."""
 
 
 def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0, fleet_id: str = "") -> FleetState:
@@ -109,16 +112,20 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
     hand_over(supplies, tuple(addresses), cluster.kind_name)
     api = Api(kubeconfig, addresses[cluster.control_plane], cluster.name)
     _put_gpus(api, cluster)
-    api.create("/api/v1/namespaces", manifests.namespace())
-    api.create(f"/api/v1/namespaces/{NAMESPACE}/secrets", manifests.secret(state.token))
-    api.delete(manifests.DNS, propagationPolicy="Background")
+    for put_in in (
+        partial(api.create, "/api/v1/namespaces", manifests.namespace()),
+        partial(api.create, f"/api/v1/namespaces/{NAMESPACE}/secrets", manifests.secret(state.token)),
+        partial(api.delete, manifests.DNS, propagationPolicy="Background"),
+    ):
+        containers.surely(put_in, FRESH_S)
     return addresses
 
 
 def start_agents(cluster: ClusterTopology, state: FleetState, folder: Folder) -> None:
     """The DaemonSet of node agents, as all addresses are known now."""
     api = Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name)
-    api.create(manifests.DAEMONSETS, manifests.agents(state.serving_image, agent_configs(state, folder, cluster)))
+    agents = manifests.agents(state.serving_image, agent_configs(state, folder, cluster))
+    containers.surely(partial(api.create, manifests.DAEMONSETS, agents), FRESH_S)
 
 
 def await_api(cluster: ClusterTopology, state: FleetState, folder: Folder) -> None:

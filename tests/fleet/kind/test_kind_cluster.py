@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fleet.protocols import (
     TrafficControl,
 )
 from history.errors import FaultError, FleetError
+from history.records import Signal
 from tests.fleet.kind.fake_docker import FakeDocker
 
 
@@ -260,6 +262,24 @@ def test_a_rebuilt_cluster_gets_the_addresses_that_everybody_knows(
     kept = {call[-1]: call[3] for call in fake.calls if call[:2] == ("network", "connect")}
     assert kept == {name: state.addresses[name] for name in topo.containers}
     assert started == ["agents"]
+
+
+def test_a_cluster_is_not_rebuilt_before_its_agents_are_there(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = tuple(Signal(stage, True, "") for stage in ("api", "nodes", "gpus"))
+    monkeypatch.setattr(KindCluster, "verify_power_on", lambda _: sound)
+    going_on, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(KindCluster, "_build", lambda _: ended.set() if going_on.wait(10) else None)
+    cobalt.destroy()
+    cobalt.rebuild()
+    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "172.29.0.7")
+    assert [(one.name, one.ok) for one in cobalt.verify_rebuilt()][-2:] == [("gpus", True), ("agents", False)]
+    going_on.set()
+    ended.wait(10)
+    assert cobalt._building is not None
+    cobalt._building.join(10)
+    assert all(one.ok for one in cobalt.verify_rebuilt())
 
 
 def test_a_cluster_that_cannot_be_made_anew_says_so(

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from fleet import fleets
-from fleet.environments.kind import faults, hosting, leftovers
+from fleet.environments.kind import containers, faults, hosting
 from fleet.environments.kind.fleet import KindFleet
 from fleet.environments.kind.leftovers import facts, restore
 from fleet.environments.kind.state import Folder
@@ -75,8 +75,8 @@ def test_a_node_that_takes_no_commands_is_not_said_to_be_healed_and_the_others_a
         return told(name, script)
 
     monkeypatch.setattr(fake, "_exec", execute)
-    monkeypatch.setattr(leftovers, "PAUSE_S", 0.0)
-    monkeypatch.setattr(leftovers, "TRY_S", 0.05)
+    monkeypatch.setattr(containers, "PAUSE_S", 0.0)
+    monkeypatch.setattr(containers, "TRY_S", 0.05)
     fake.rules |= {"blackstart-amber-worker", "blackstart-jade-worker"}
     with pytest.raises(FleetError, match="docker exec"):
         restore(facts(folder, True, "f1"))
@@ -121,7 +121,7 @@ def test_weight_stores_are_mended_or_it_is_not_healed(
 
     monkeypatch.setattr(stores, "ask", ask)
     monkeypatch.setattr(stores.StoreFaults, "_sample", lambda *_: Signal("store sends", True, "a sound object"))
-    monkeypatch.setattr(leftovers, "TRY_S", 0.0)
+    monkeypatch.setattr(containers, "TRY_S", 0.0)
     assert restore(facts(folder, True, "f1")) == ("weight store weights mended",)
     assert restore(facts(folder, True, "f1")) == ()
     deaf = True

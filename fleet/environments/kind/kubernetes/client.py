@@ -47,7 +47,7 @@ class Api:
         settings = client.Configuration()
         try:
             config.load_kube_config(str(kubeconfig), client_configuration=settings)  # type: ignore[no-untyped-call]
-        except config.ConfigException as error:
+        except Exception as error:  # kind may be writing it: half of one is no YAML, or YAML of something else
             raise Unreachable(f"cluster {name}: no kubeconfig {kubeconfig}: {error}", hint="is it created?") from error
         self._host = f"https://{address}:{API_PORT}"
         self._pool = client.ApiClient(settings).rest_client.pool_manager
