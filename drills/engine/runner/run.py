@@ -76,12 +76,8 @@ def _carry_out(session: Session) -> bool:
     try:
         with session:
             try:
-                session.open()
-                StepRunner(session).run(tuple(session.plan.drill.steps))
-            except RunStopped as stopped:
-                if not isinstance(stopped, GuardTripped):
-                    session.recorder.event(PROCESS_DIED, error="stopped", text=stopped.reason)
-                view.done(stopped.reason, ok=False)
+                _open_and_step(session)
+                session.interrupts.answer_only()  # in here, so that no interrupt falls between the last step and it
             except KeyboardInterrupt:
                 interrupted = True
                 session.recorder.event(INTERRUPTED, error="interrupted")
@@ -101,6 +97,16 @@ def _carry_out(session: Session) -> bool:
         raise
     view.done("Stopped load and fleet", ok=not session.failures)
     return interrupted
+
+
+def _open_and_step(session: Session) -> None:
+    try:
+        session.open()
+        StepRunner(session).run(tuple(session.plan.drill.steps))
+    except RunStopped as stopped:
+        if not isinstance(stopped, GuardTripped):
+            session.recorder.event(PROCESS_DIED, error="stopped", text=stopped.reason)
+        session.view.done(stopped.reason, ok=False)
 
 
 def judge(path: Path) -> tuple[Run, Result]:
