@@ -13,6 +13,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from fleet import fleets
+from fleet.environments.kind import adapter as module
 from fleet.environments.kind.adapter import Adapter, AdapterConfig, build
 from fleet.environments.kind.kubernetes.client import Refused
 from fleet.environments.kind.kubernetes.gpus import NodeNow
@@ -44,17 +45,21 @@ class FakeApi:
         return True
 
 
-@asynccontextmanager
-async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Adapter, FakeApi, str, ClientSession]]:
-    """An adapter without its threads, and a client."""
-    monkeypatch.setattr("fleet.environments.kind.adapter.PodWatch.run", lambda *_: None)
-    monkeypatch.setattr(Adapter, "_keep_gpus", lambda _: None)
+def an_adapter() -> Adapter:
     cluster = topology(fleets.three_clusters())[0]
     addresses = {name: f"10.9.0.{i}" for i, name in enumerate(cluster.containers, 1)}
     config = AdapterConfig(
         cluster, "127.0.0.1", 0, Path("/no"), addresses, fleets.three_clusters().models, "img", Path("/no"), "t"
     )
-    adapter, api = Adapter(config, logging.Logger("adapter")), FakeApi()
+    return Adapter(config, logging.Logger("adapter"))
+
+
+@asynccontextmanager
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Adapter, FakeApi, str, ClientSession]]:
+    """An adapter without its threads, and a client."""
+    monkeypatch.setattr("fleet.environments.kind.adapter.PodWatch.run", lambda *_: None)
+    monkeypatch.setattr(Adapter, "_keep_gpus", lambda _: None)
+    adapter, api = an_adapter(), FakeApi()
     runner = web.AppRunner(build(adapter, "t"))
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -207,3 +212,30 @@ def test_an_adapter_without_kubernetes_refuses_to_act() -> None:
     config = AdapterConfig(cluster, "h", 0, Path("/no"), {}, (), "img", Path("/no"))
     with pytest.raises(FleetError, match="does not answer"):
         Adapter(config, logging.Logger("a"))._alive()
+
+
+def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, weighed, looks = an_adapter(), list[int](), list[int]()
+    whole = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
+
+    def reconcile(*_: object) -> tuple[NodeNow, ...]:
+        looks.append(len(weighed))
+        match len(looks):
+            case 3:
+                adapter._on_their_way = 0
+            case 6:
+                adapter._light, adapter._on_their_way = True, 1  # lost, and there again with a replica to come
+            case 9:
+                monkeypatch.setattr(module, "SETTLE_S", -1.0)  # and that replica never does
+            case 12:
+                adapter._stop.set()
+        return whole
+
+    for constant in ("BUSY_S", "CALM_S"):
+        monkeypatch.setattr(module, constant, 0.0)
+    monkeypatch.setattr(module, "reconcile", reconcile)
+    monkeypatch.setattr(module.containers, "weigh", lambda names, shares: weighed.append(shares))
+    adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
+    adapter._keep_gpus()
+    assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
+    assert weighed == [1024, 1024]
