@@ -234,7 +234,7 @@ def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(mo
     for constant in ("BUSY_S", "CALM_S"):
         monkeypatch.setattr(module, constant, 0.0)
     monkeypatch.setattr(module, "reconcile", reconcile)
-    monkeypatch.setattr(module.containers, "weigh", lambda names, shares: weighed.append(shares))
+    monkeypatch.setattr("fleet.environments.kind.containers.weigh", lambda names, shares: weighed.append(shares))
     adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
     adapter._keep_gpus()
     assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
