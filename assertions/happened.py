@@ -197,11 +197,14 @@ def _stages(case: Case) -> Answer:
 
 
 def _in_flight(case: Case) -> Answer:
-    """At some instant of the first injection call: it strikes at one of them, and nobody knows at which."""
+    """Under way when the first injection was called; or sent during that call, and neither back when it returned nor
+    answered well: the fault strikes at some instant of the call, and nobody knows at which."""
     ops, zero = case.load.ops, case.edges.zero
     returned = case.run.history.of_kind(kinds.FAULT_INJECT)[0].t_done
-    sent = (ops.t_sent >= 0) & (ops.t_sent <= returned)
-    count = int((sent & ((ops.t_done > zero) | ((ops.t_done < 0) & case.load.struck))).sum())
+    sent, open_end = ops.t_sent >= 0, (ops.t_done < 0) & case.load.struck
+    under_way = sent & (ops.t_sent <= zero) & ((ops.t_done > zero) | open_end)
+    during = sent & (ops.t_sent > zero) & (ops.t_sent <= returned) & ((ops.t_done > returned) | ~case.load.ok)
+    count = int((under_way | during).sum())
     return count >= 1, f"{count:,} requests in flight during the injection call"
 
 

@@ -155,7 +155,7 @@ class RebuildControl(Protocol):
         ...
 
     def verify_rebuilt(self) -> tuple[Signal, ...]:
-        """A signal a stage, in order (api, nodes, gpus, agents); the runner records when each was first ok."""
+        """A signal a stage, in order (api, nodes, gpus, in kind agents); the runner records when each was first ok."""
         ...
 
 

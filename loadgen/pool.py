@@ -77,7 +77,8 @@ class Pool:
         try:
             socket.setsockopt(gevent.socket.IPPROTO_TCP, gevent.socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                socket = self._tls.wrap_socket(socket, server_hostname=self.host)
+                socket = self._tls.wrap_socket(socket, server_hostname=self.host, do_handshake_on_connect=False)
+                socket.do_handshake()  # not while it is wrapped: one that is cut short would not be closed
         except BaseException:
             socket.close()
             raise

@@ -144,9 +144,14 @@ def test_nobody_was_hit(sound: Script) -> None:
     quiet = sound.change(-0.2, 0.0, outcome="ok", t_done=sound.at(-0.001))
     quiet = quiet.change(-0.001, 0.0001, t_sent=sound.at(0.0002), t_done=sound.at(0.02))
     broken(analyze(quiet.run()), "requests in flight")
-    slow = replace(quiet, without=("fault.inject",)).event(
-        "fault.inject", 0.0, RUNNER, cluster="cobalt", t_done=quiet.at(0.001)
+    answered = quiet.change(-0.001, 0.025, outcome="ok", t_done=quiet.at(0.02))
+    quick, slow = (
+        replace(script, without=("fault.inject",)).event(
+            "fault.inject", 0.0, RUNNER, cluster="cobalt", t_done=script.at(returned_s)
+        )
+        for script, returned_s in ((answered, 0.021), (quiet, 0.001))
     )
+    broken(analyze(quick.run()), "requests in flight")  # sent during the call, and answered well before it returned
     assert "requests in flight" in {c.name for c in analyze(slow.run()).validity.checks if c.verdict == "pass"}
     elsewhere = sound.change(-100.0, 0.0, ("solo", "pair"), cluster="jade")
     broken(analyze(elsewhere.run()), "victim had served")

@@ -31,7 +31,7 @@ from prometheus_client import CollectorRegistry, Gauge
 from fleet.environments.kind import containers, manifests
 from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
-from fleet.environments.kind.kubernetes.pods import FAILED, READY, Pod
+from fleet.environments.kind.kubernetes.pods import READY, Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
 from fleet.environments.kind.kubernetes.watch import PodWatch, Sight
 from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopology
@@ -48,7 +48,7 @@ CALM_S: Final = 1.5
 BUSY_S: Final = 0.4
 ASK_S: Final = 0.4
 SETTLE_S: Final = 30.0
-"""A cluster whose nodes are whole gets its full CPU weight after this time, also when its replicas do not come back."""
+"""A cluster whose nodes stay whole so long gets its full CPU weight also when its replicas do not come back."""
 FIRST_PORT: Final = 20000
 
 
@@ -120,6 +120,8 @@ class Adapter:
         try:
             work()
         except BaseException:
+            if self._stop.is_set():
+                return
             self._log.exception("a thread ended")
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -152,12 +154,22 @@ class Adapter:
                 self._log.warning("put on again: %s", "; ".join(lacking))
             self._nodes = nodes
             whole = len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes)
-            whole_since = whole_since if whole else time.monotonic()
-            if whole and self._light and (not self._on_their_way or time.monotonic() - whole_since > SETTLE_S):
-                with contextlib.suppress(FleetError):  # a container that is gone just now comes back light
-                    containers.weigh(self._config.topology.containers, containers.FULL_SHARES)
-                    self._light = False
+            if api is None or (nodes and not whole):
+                whole_since = time.monotonic()
+            settled = not self._on_their_way or time.monotonic() - whole_since > SETTLE_S
+            if self._light and self.events is not None and whole and settled:
+                self._lift()
             wait_s = CALM_S if whole and not self._light else BUSY_S
+
+    def _lift(self) -> None:
+        """Full CPU weight for the containers that booted with little."""
+        self._light = False  # before: a watch that is lost meanwhile makes it light again
+        try:
+            found = containers.of_cluster(self._config.topology.kind_name)
+            if light := [one.name for one in found if one.shares == containers.BOOT_SHARES]:
+                containers.weigh(light, containers.FULL_SHARES)
+        except FleetError:  # a container that is gone just now comes back light
+            self._light = True
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------
 
@@ -193,7 +205,7 @@ class Adapter:
         self._count()
 
     def _count(self) -> None:
-        self._on_their_way = sum(row.phase not in (READY, FAILED) for row in self._replicas.rows())
+        self._on_their_way = sum(row.phase != READY for row in self._replicas.rows())
 
     # -- the cluster API --------------------------------------------------------------------------------------------
 

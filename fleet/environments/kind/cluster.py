@@ -270,12 +270,12 @@ class KindCluster(Restoration):
 
     def verify_rebuilt(self) -> tuple[Signal, ...]:
         """Stages in order: API, nodes, GPUs, agents; each asked now. ``FaultError`` when it could not be made."""
+        made = self._building is None or not self._building.is_alive()  # before: what broke it is known when it ends
         if self._broken is not None:
             raise FaultError(f"cluster {self.name} could not be made: {self._broken}", hint="read the log of kind")
         if not containers.of_cluster(self._topology.kind_name):
             return tuple(Signal(stage, False, "no container yet") for stage in ("api", "nodes", "gpus", "agents"))
         found = self.verify_power_on()
-        made = self._building is None or not self._building.is_alive()
         agents = Signal("agents", made, "the DaemonSet stands" if made else "still being made")
         return (*found, agents) if len(found) == 3 else (*found, Signal("gpus", False, "not asked"), agents)
 

@@ -13,6 +13,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ class Container:
     started: float
     marker: str
     id: str = ""
+    shares: int = 0
 
 
 def docker(*words: str, timeout_s: float = CALL_S) -> str:
@@ -96,8 +98,8 @@ def inspect(names: Iterable[str]) -> tuple[Container, ...]:
     return tuple(map(_container, json.loads(docker("inspect", "--type", "container", *words))))
 
 
-def ask_engine(path: str, env: Mapping[str, str] = os.environ) -> Any:
-    """What the engine's own socket answers to a GET; None when it is elsewhere or says no."""
+def ask_engine(path: str, env: Mapping[str, str] = os.environ, tell: Any = None) -> Any:
+    """What the engine's own socket answers to a GET, or to a POST of ``tell``; None when it is elsewhere or says no."""
     address = env.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
     file = Path(address.removeprefix("unix://"))
     if not address.startswith("unix://") or env.get("DOCKER_CONTEXT") or not file.is_socket():
@@ -107,7 +109,10 @@ def ask_engine(path: str, env: Mapping[str, str] = os.environ) -> Any:
         connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.sock.settimeout(CALL_S)
         connection.sock.connect(str(file))
-        connection.request("GET", path)
+        if tell is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(tell), {"Content-Type": "application/json"})
         response = connection.getresponse()
         return json.loads(response.read()) if response.status == 200 else None
     except (OSError, http.client.HTTPException, ValueError):
@@ -117,8 +122,9 @@ def ask_engine(path: str, env: Mapping[str, str] = os.environ) -> Any:
 
 
 def boots(containers: Iterable[Container]) -> dict[str, float]:
-    """Container -> when its present life began, epoch seconds."""
-    return {container.name: container.started for container in containers}
+    """Container -> when its present life began, epoch seconds; one that is down begins its next one from now on."""
+    now = time.time()
+    return {one.name: one.started if one.state in ("running", "paused") else now for one in containers}
 
 
 def kill(names: Iterable[str]) -> None:
@@ -140,7 +146,9 @@ def start(names: Iterable[str], addresses: dict[str, str]) -> None:
 def weigh(names: Iterable[str], shares: int) -> None:
     """CPU weight. Clusters share this host's cores, which real ones do not: the boot of one must not be what its
     neighbours feel of its return, so it takes what they leave until its adapter sees its replicas ready."""
-    docker("update", "--cpu-shares", str(shares), *names)
+    told = [name for name in names if ask_engine(f"/containers/{name}/update", tell={"CpuShares": shares}) is None]
+    if told:  # the engine is elsewhere, or has a complaint that its client shows
+        docker("update", "--cpu-shares", str(shares), *told)
 
 
 def keep_address(name: str, address: str) -> None:
@@ -282,4 +290,5 @@ def _container(told: dict[str, Any]) -> Container:
         started=epoch(told["State"]["StartedAt"]) if not told["State"]["StartedAt"].startswith("0001") else 0.0,
         marker=marks[0] if marks else "",
         id=told.get("Id", ""),
+        shares=told.get("HostConfig", {}).get("CpuShares", 0),
     )

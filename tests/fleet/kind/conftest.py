@@ -52,5 +52,5 @@ def fake(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> FakeDocker:
         for name in cluster.containers:
             fake.add(name, cluster.kind_name, state.addresses[name])
     monkeypatch.setattr(containers, "docker", fake)
-    monkeypatch.setattr(containers, "ask_engine", lambda path: None)
+    monkeypatch.setattr(containers, "ask_engine", lambda path, **_: None)
     return fake

@@ -15,10 +15,12 @@ from aiohttp import ClientSession, web
 from fleet import fleets
 from fleet.environments.kind import adapter as module
 from fleet.environments.kind.adapter import Adapter, AdapterConfig, build
+from fleet.environments.kind.containers import Container
 from fleet.environments.kind.kubernetes.client import Refused
 from fleet.environments.kind.kubernetes.gpus import NodeNow
 from fleet.environments.kind.kubernetes.pods import Pod
 from fleet.environments.kind.topology import topology
+from fleet.serving.events import EventLog
 from fleet.serving.serve import TOKEN_HEADER
 from history.errors import FleetError
 
@@ -215,7 +217,7 @@ def test_an_adapter_without_kubernetes_refuses_to_act() -> None:
 
 
 def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter, weighed, looks = an_adapter(), list[int](), list[int]()
+    adapter, weighed, looks = an_adapter(), list[object](), list[int]()
     whole = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
 
     def reconcile(*_: object) -> tuple[NodeNow, ...]:
@@ -234,8 +236,15 @@ def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(mo
     for constant in ("BUSY_S", "CALM_S"):
         monkeypatch.setattr(module, constant, 0.0)
     monkeypatch.setattr(module, "reconcile", reconcile)
-    monkeypatch.setattr("fleet.environments.kind.containers.weigh", lambda names, shares: weighed.append(shares))
+    nodes = (light("blackstart-amber-worker"), light("blackstart-amber-worker2"), light("other", shares=1024))
+    monkeypatch.setattr("fleet.environments.kind.containers.of_cluster", lambda _: nodes)
+    monkeypatch.setattr("fleet.environments.kind.containers.weigh", lambda *told: weighed.append(told))
     adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
+    adapter.events = EventLog()
     adapter._keep_gpus()
     assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
-    assert weighed == [1024, 1024]
+    assert weighed == [(["blackstart-amber-worker", "blackstart-amber-worker2"], 1024)] * 2
+
+
+def light(name: str, shares: int = 64) -> Container:
+    return Container(name, "blackstart-amber", "running", "10.9.0.1", 0.0, "/mark", shares=shares)

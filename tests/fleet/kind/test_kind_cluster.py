@@ -282,6 +282,31 @@ def test_a_cluster_is_not_rebuilt_before_its_agents_are_there(
     assert all(one.ok for one in cobalt.verify_rebuilt())
 
 
+def test_a_making_that_breaks_while_one_looks_is_no_rebuilt_cluster(
+    cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    breaks = threading.Event()
+
+    def build(self: KindCluster) -> None:
+        breaks.wait(10)
+        self._broken = FleetError("its API does not take the agents", hint="")
+
+    def looked(self: KindCluster) -> tuple[Signal, ...]:
+        breaks.set()
+        assert self._building is not None
+        self._building.join(10)
+        return tuple(Signal(stage, True, "") for stage in ("api", "nodes", "gpus"))
+
+    monkeypatch.setattr(KindCluster, "_build", build)
+    monkeypatch.setattr(KindCluster, "verify_power_on", looked)
+    cobalt.destroy()
+    cobalt.rebuild()
+    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "172.29.0.7")
+    assert not cobalt.verify_rebuilt()[-1].ok
+    with pytest.raises(FaultError, match="does not take the agents"):
+        cobalt.verify_rebuilt()
+
+
 def test_a_cluster_that_cannot_be_made_anew_says_so(
     cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
