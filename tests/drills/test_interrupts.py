@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 
 from drills.engine.runner.guarding import StopRequest
 from drills.engine.runner.interrupts import Interrupts
+from drills.engine.runner.run import _carry_out
 from drills.engine.runner.strip import Strip
+from history.op import INTERRUPTED
 
 
 class Notes:
@@ -91,3 +94,14 @@ def test_a_hangup_that_nohup_ignores_stays_ignored(interrupts: Interrupts) -> No
             signal.raise_signal(signal.SIGHUP)  # raises nothing
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_after_the_last_step_still_leaves_a_run_to_judge(tmp_path: Path) -> None:
+    session, calls = MagicMock(), list[str]()
+    session.view, session.unrecorded, session.failures = Notes(), None, []
+    session.plan.drill.steps = ()
+    session.interrupts.answer_only.side_effect = [KeyboardInterrupt, None, None]
+    session.recorder.event.side_effect = lambda kind, **_: calls.append(kind)
+    session.__exit__.return_value = False
+    assert _carry_out(session)
+    assert calls == [INTERRUPTED]
