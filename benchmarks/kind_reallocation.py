@@ -13,7 +13,7 @@ from pathlib import Path
 
 from assertions import analyze
 from history.clock import NS_PER_S
-from history.op import DECIDED, FAULT_HEAL, REPLICA_CREATED, REPLICA_READY, REPLICA_SCHEDULED, Op
+from history.op import DECIDED, FAULT_HEAL, FAULT_INJECT, REPLICA_CREATED, REPLICA_READY, REPLICA_SCHEDULED, Op
 from history.reader import read_run
 
 BARS = {REPLICA_CREATED: 0.5, REPLICA_SCHEDULED: 1.0, REPLICA_READY: 3.0}
@@ -23,8 +23,12 @@ RECOVERED_S = 10.0
 def main(folder: Path) -> int:
     """One line a bar."""
     run = read_run(folder)
-    decided = {op.model: op.t_done for op in reversed(run.history.of_kind(DECIDED))}
+    injected_ns = min((op.t_intended for op in run.history.of_kind(FAULT_INJECT)), default=0)
     heal_ns = min((op.t_intended for op in run.history.of_kind(FAULT_HEAL)), default=2**63)
+    decided: dict[str, int] = {}  # the first after the fault: an observer also hears of what was decided long before
+    for op in run.history.of_kind(DECIDED):
+        if op.t_done > injected_ns:
+            decided.setdefault(op.model, op.t_done)
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
     rows = run.header.forecast.models if run.header.forecast else ()
     bound_s = {row.model: row.reload_s or 0.0 for row in rows}

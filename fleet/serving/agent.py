@@ -162,7 +162,7 @@ class Agent:
             raise
         return Fetched(
             model=model,
-            paths=tuple(str(self._path(item.sha256)) for item in manifest.objects),
+            paths=tuple(f"{self._config.seen_at}{self._path(item.sha256)}" for item in manifest.objects),
             objects=manifest.objects,
             source=next((tier for tier in _FARTHEST if tier in tiers), LOCAL),
             bytes=manifest.total_bytes,

@@ -71,6 +71,8 @@ class AgentConfig:
     """Models that are in the cache when the agent starts, the least recently used first, as far as they fit: what a
     long life has left there. Their objects are linked from ``seed_root``, where ``make_weights`` put them."""
     seed_root: Path | None = None
+    seen_at: str = ""
+    """Before ``cache_dir`` for those who read the files: where the agent's file system is for them, if not at ``/``."""
     log_dir: Path | None = None
     token: str = field(default="", repr=False)
 

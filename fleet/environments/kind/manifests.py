@@ -1,7 +1,8 @@
 """What kind and Kubernetes are told: kind's configuration, GPUs on nodes, the node agents, a model's Deployment.
 
 Pure: values in, JSON-able dicts out. Sent by ``lifecycle`` and the adapter. Pods use their node's network, so that a
-node's address is all that anybody outside needs to reach them.
+node's address is all that anybody outside needs to reach them, and its process ids: a model server reads weights through
+the agent's own root (``pod``). A volume would do the same, 0.3 s later: the kubelet asks so often whether it is mounted.
 """
 
 from __future__ import annotations
@@ -124,6 +125,8 @@ def agents(image: str, configs: Mapping[str, AgentConfig]) -> dict[str, Any]:
     """The DaemonSet of node agents; ``configs`` by container."""
     told = {container: _plain(config) for container, config in configs.items()}
     pod = _pod("agent", image, "agent", told, AGENT_PORT, {})
+    pod["containers"][0]["volumeMounts"] = [{"name": "cache", "mountPath": CACHE}]
+    pod["volumes"] = [{"name": "cache", "hostPath": {"path": CACHE, "type": "DirectoryOrCreate"}}]
     return {
         "apiVersion": "apps/v1",
         "kind": "DaemonSet",
@@ -194,16 +197,15 @@ def _pod(
             "timeoutSeconds": PROBE_S,
             "failureThreshold": 2,
         },
-        "volumeMounts": [{"name": "cache", "mountPath": CACHE}],
     }
     container["resources"] = {"requests": {"cpu": CPU, "memory": "64Mi"}, "limits": dict(limits)}
     return {
         "hostNetwork": True,
+        "hostPID": True,
         "enableServiceLinks": False,
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_S,
         "tolerations": [{"key": GPU, "operator": "Exists"}],
         "nodeSelector": {f"{GPU}.present": "true"},
         "containers": [container],
-        "volumes": [{"name": "cache", "hostPath": {"path": CACHE, "type": "DirectoryOrCreate"}}],
     }

@@ -2,7 +2,7 @@
 
     python3 -m fleet.environments.kind.pod agent | server
 
-It fills in what only the scheduler could know: the node and its address.
+It fills in what only the scheduler could know: the node and its address; and where on the node an agent's files are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def agent_config(env: Mapping[str, str]) -> AgentConfig:
     """The agent's configuration on the node where this pod is."""
     told = msgspec.json.decode(env[CONFIG_VARIABLE])[env[NODE_VARIABLE]]
     config = msgspec.convert(told, AgentConfig, dec_hook=_path)
-    return replace(config, token=env.get(TOKEN_VARIABLE, ""))
+    return replace(config, token=env.get(TOKEN_VARIABLE, ""), seen_at=f"/proc/{os.getpid()}/root")
 
 
 def server_config(env: Mapping[str, str]) -> ServerConfig:

@@ -27,8 +27,12 @@ NOT_SERVED: Final = (
     "usr/lib/python3.11/idlelib",
     "usr/lib/python3.11/lib2to3",
     "usr/lib/python3.11/ensurepip",
+    "usr/lib/python3.11/unittest",
+    "usr/lib/python3.11/xml",
+    f"usr/lib/{platform.machine()}-linux-gnu/gconv",
 )
-"""Parts of the standard library that no server imports."""
+"""Parts of the distribution's Python and C library that no server uses. Each file counts: it is copied into every
+node's volume, and deleted out of it."""
 GLIBC: Final = ("2_17", "2_28", "2_34", "2_36")
 """Wheels for these C libraries run on Debian 12 (glibc 2.36)."""
 
