@@ -1,8 +1,9 @@
 """What kind and Kubernetes are told: kind's configuration, GPUs on nodes, the node agents, a model's Deployment.
 
 Pure: values in, JSON-able dicts out. Sent by ``lifecycle`` and the adapter. Pods use their node's network, so that a
-node's address is all that anybody outside needs to reach them, and its process ids: a model server reads weights through
-the agent's own root (``pod``). A volume would do the same, 0.3 s later: the kubelet asks so often whether it is mounted.
+node's address is all that anybody outside needs to reach them, and its process ids: a model server reads weights
+through the agent's own root (``pod``). A volume would do the same 0.3 s later: the kubelet waits so long between two
+looks at whether it is mounted.
 """
 
 from __future__ import annotations

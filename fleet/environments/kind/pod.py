@@ -7,6 +7,7 @@ It fills in what only the scheduler could know: the node and its address; and wh
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import sys
@@ -51,15 +52,18 @@ def _path(kind: type, value: Any) -> Any:
 def main(role: str) -> None:
     """Serves until SIGTERM. A server takes connections before it imports what it needs: the kubelet's first question
     waits for its answer, where a refusal would be asked again only a second later."""
+    gc.disable()  # a tenth of the time that imports take; they leave nothing to collect
     if role == "agent":
         from fleet.serving import agent
 
+        gc.enable()
         agent.run(agent_config(os.environ))
     else:
         config = server_config(os.environ)
         listening = socket.create_server((config.host, config.port), backlog=1024)
         from fleet.serving import server
 
+        gc.enable()
         server.run(config, listening)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -248,3 +250,33 @@ def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(mo
 
 def light(name: str, shares: int = 64) -> Container:
     return Container(name, "blackstart-amber", "running", "10.9.0.1", 0.0, "/mark", shares=shares)
+
+
+LOSES_A_THREAD = """
+import logging, sys, time, threading
+from pathlib import Path
+from fleet import fleets
+from fleet.environments.kind.adapter import Adapter, AdapterConfig
+from fleet.environments.kind.topology import topology
+
+cluster = topology(fleets.micro())[0]
+config = AdapterConfig(cluster, "127.0.0.1", 0, Path("/no"), {}, (), "img", Path("/no"))
+adapter = Adapter(config, logging.getLogger("adapter"))
+if sys.argv[1] == "at its end":
+    adapter._stop.set()
+
+def breaks():
+    raise RuntimeError("the watch met what nobody thought of")
+
+thread = threading.Thread(target=adapter._or_end, args=(breaks,))
+thread.start()
+thread.join()
+print("lives on", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("when", "code", "said"), [("while it serves", -9, ""), ("at its end", 0, "lives on\n")])
+def test_an_adapter_that_lost_a_thread_ends_and_says_why(when: str, code: int, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LOSES_A_THREAD, when], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, said), done.stderr
+    assert ("nobody thought of" in done.stderr) is (code != 0)

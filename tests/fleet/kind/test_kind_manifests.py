@@ -140,6 +140,16 @@ def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token
     assert (config.node, config.cache_dir, config.token) == ("two-n", Path("/c"), "x")
 
 
+def test_servers_read_weights_through_the_agents_root_and_wait_for_no_volume(tmp_path: Path) -> None:
+    agent = manifests.agents("img", {"one": AgentConfig("amber", "n", "10.0.0.9", 7070, tmp_path, 5, ("http://s",))})
+    pods = [agent["spec"]["template"]["spec"], manifests.deployment("img", server(), {})["spec"]["template"]["spec"]]
+    assert [bool(pod.get("volumes")) for pod in pods] == [True, False]
+    assert all(pod["hostPID"] for pod in pods), "or the agent's root has no path that a server could open"
+    config = agent_config(env_of(pods[0]) | {"BLACKSTART_NODE": "one"})
+    (tmp_path / "weights").write_bytes(b"w")
+    assert Path(f"{config.seen_at}{config.cache_dir}/weights").read_bytes() == b"w"
+
+
 IMPORTS = """
 import importlib.metadata, sys
 import fleet.environments.kind.pod

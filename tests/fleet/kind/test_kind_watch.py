@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -213,3 +214,14 @@ def test_patches_are_what_a_full_node_has() -> None:
 def test_a_closed_port_is_unreachable() -> None:
     with pytest.raises(Unreachable, match="takes no connection"):
         require_open("127.0.0.1", 1)
+
+
+HALF = b"apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: LS0t"
+
+
+@pytest.mark.parametrize("text", [b"", HALF, HALF[:31], HALF + b"\n    server: [", b"\xff\xfe", b"- just\n- a list\n"])
+def test_a_kubeconfig_that_is_being_written_is_a_cluster_that_does_not_answer_yet(tmp_path: Path, text: bytes) -> None:
+    file = tmp_path / "amber.kubeconfig"
+    file.write_bytes(text)
+    with pytest.raises(Unreachable, match=r"cluster amber: no kubeconfig .*amber\.kubeconfig"):
+        Api(file, "127.0.0.1", "amber")

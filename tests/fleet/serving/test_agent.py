@@ -79,6 +79,19 @@ def test_first_from_the_store_then_from_this_node(lab: Any, weights: Weights, tm
     asyncio.run(go())
 
 
+def test_paths_are_told_as_those_see_them_who_read(lab: Any, weights: Weights, tmp_path: Path) -> None:
+    root, manifest = weights
+
+    async def go() -> None:
+        async with lab() as it:
+            config = agent_config(tmp_path / "cache", await it.url(store_app(root)), seen_at="/proc/self/root")
+            fetched = await fetch(it, await it.url(agent.build_app(config)))
+            assert all(path.startswith(f"/proc/self/root{tmp_path}/cache/") for path in fetched["paths"])
+            assert whole(fetched, root, manifest)
+
+    asyncio.run(go())
+
+
 def test_any_number_of_fetches_ask_the_store_once(lab: Any, weights: Weights, tmp_path: Path) -> None:
     root, manifest = weights
 

@@ -39,8 +39,8 @@ CONTAINERD: Final = {
     "restrict_oom_score_adj = false": "restrict_oom_score_adj = true",
     "SystemdCgroup = true": 'SystemdCgroup = true\n    BinaryName = "crun"',
 }
-"""What differs from kind's containerd configuration. A node of a host without CAP_SYS_RESOURCE cannot lower an oom score;
-with it, nothing is lost. crun makes a pod with 0.1 CPU-seconds less than the distribution's runc."""
+"""What differs from kind's containerd configuration. A node of a host without CAP_SYS_RESOURCE cannot lower an oom
+score; with it, nothing is lost. crun makes a pod with 0.1 CPU-seconds less than the distribution's runc."""
 XTABLES: Final = ("usr/sbin/*tables*", "usr/bin/*tables*", "etc/alternatives/*tables*")
 """Links to the packet filter's programs that Debian makes while it installs them."""
 
