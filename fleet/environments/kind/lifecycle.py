@@ -69,12 +69,13 @@ def up(spec: FleetSpec, folder: Folder, say: Say, gateway_port: int = 0, fleet_i
 
 def down(folder: Folder, say: Say, keep_logs: bool = False) -> None:
     """Takes the fleet away: processes, containers with their volumes, network, folder. Idempotent."""
-    hosting.stop(folder)
-    ours = [one for one in _all_containers() if one.marker == str(folder.marker)]
-    if ours:
-        began = time.monotonic()
-        containers.remove(one.name for one in ours)
-        say(f"{len(ours)} node containers removed ({time.monotonic() - began:.1f} s)")
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        outside = beside.submit(hosting.stop, folder)
+        if ours := [one for one in _all_containers() if one.marker == str(folder.marker)]:
+            began = time.monotonic()
+            containers.remove(one.name for one in ours)
+            say(f"{len(ours)} node containers removed ({time.monotonic() - began:.1f} s)")
+    outside.result()
     with contextlib.suppress(FleetError):  # others may use it, or there is no engine
         containers.remove_network()
     for path in folder.root.glob("*") if folder.root.exists() else ():
