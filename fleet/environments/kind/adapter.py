@@ -93,7 +93,7 @@ class Adapter:
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
         self._boots: Mapping[str, float] = {}
-        self._light, self._on_their_way = True, 0
+        self._lifted, self._on_their_way = frozenset[str](), 0
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -156,20 +156,24 @@ class Adapter:
             whole = len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes)
             if api is None or (nodes and not whole):
                 whole_since = time.monotonic()
-            settled = not self._on_their_way or time.monotonic() - whole_since > SETTLE_S
-            if self._light and self.events is not None and whole and settled:
-                self._lift()
-            wait_s = CALM_S if whole and not self._light else BUSY_S
+            if self.events is not None and whole:
+                self._lift(settled=not self._on_their_way or time.monotonic() - whole_since > SETTLE_S)
+            wait_s = CALM_S if whole and len(self._lifted) == len(self._config.topology.containers) else BUSY_S
 
-    def _lift(self) -> None:
-        """Full CPU weight for the containers that booted with little."""
-        self._light = False  # before: a watch that is lost meanwhile makes it light again
+    def _lift(self, *, settled: bool) -> None:
+        """Full CPU weight for containers that booted with little: all once ``settled``; before that, a control plane
+        that is no node: one that answers late, where cores are short, is taken for lost again."""
+        plan = self._config.topology
+        due = {*plan.containers} if settled else set[str]() if plan.combined else {plan.control_plane}
+        if not (due := due - self._lifted):
+            return
+        self._lifted |= due  # before: a watch that is lost meanwhile empties it
         try:
-            found = containers.of_cluster(self._config.topology.kind_name)
+            found = [one for one in containers.of_cluster(plan.kind_name) if one.name in due]
             if light := [one.name for one in found if one.shares == containers.BOOT_SHARES]:
                 containers.weigh(light, containers.FULL_SHARES)
         except FleetError:  # a container that is gone just now comes back light
-            self._light = True
+            self._lifted -= due
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------
 
@@ -184,7 +188,7 @@ class Adapter:
     def lost(self) -> None:
         """See ``watch.Taker``."""
         self._log.warning("Kubernetes does not answer")
-        self._nodes, self._api_now, self._light = (), None, True
+        self._nodes, self._api_now, self._lifted = (), None, frozenset()
         self._loop.call_soon_threadsafe(self.end_streams)
 
     def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:

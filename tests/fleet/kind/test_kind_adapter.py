@@ -218,7 +218,7 @@ def test_an_adapter_without_kubernetes_refuses_to_act() -> None:
         Adapter(config, logging.Logger("a"))._alive()
 
 
-def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter, weighed, looks = an_adapter(), list[object](), list[int]()
     whole = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
 
@@ -228,7 +228,7 @@ def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(mo
             case 3:
                 adapter._on_their_way = 0
             case 6:
-                adapter._light, adapter._on_their_way = True, 1  # lost, and there again with a replica to come
+                adapter._lifted, adapter._on_their_way = frozenset(), 1  # lost, and there again, a replica to come
             case 9:
                 monkeypatch.setattr(module, "SETTLE_S", -1.0)  # and that replica never does
             case 12:
@@ -238,14 +238,15 @@ def test_a_cluster_that_came_back_gets_its_weight_once_its_replicas_are_ready(mo
     for constant in ("BUSY_S", "CALM_S"):
         monkeypatch.setattr(module, constant, 0.0)
     monkeypatch.setattr(module, "reconcile", reconcile)
-    nodes = (light("blackstart-amber-worker"), light("blackstart-amber-worker2"), light("other", shares=1024))
+    workers = ["blackstart-amber-worker", "blackstart-amber-worker2"]
+    nodes = (light("blackstart-amber-control-plane"), *map(light, workers))
     monkeypatch.setattr("fleet.environments.kind.containers.of_cluster", lambda _: nodes)
     monkeypatch.setattr("fleet.environments.kind.containers.weigh", lambda *told: weighed.append(told))
     adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
     adapter.events = EventLog()
     adapter._keep_gpus()
-    assert looks == [0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2, 2]
-    assert weighed == [(["blackstart-amber-worker", "blackstart-amber-worker2"], 1024)] * 2
+    assert looks == [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+    assert weighed == [(["blackstart-amber-control-plane"], 1024), (workers, 1024)] * 2
 
 
 def light(name: str, shares: int = 64) -> Container:
