@@ -65,7 +65,7 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
             command += ["--kubeconfig", f"{config}.kubeconfig", "--quiet"]
             subprocess.run(command, env=env, check=True, capture_output=True)
 
-        containers.make_network()
+        containers.make_network(Path(folder))
         began = time.monotonic()
         try:
             with ThreadPoolExecutor() as pool:
@@ -74,6 +74,7 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
         finally:
             made = [one for cluster in topology(spec) for one in containers.of_cluster(cluster.kind_name)]
             containers.remove(one.name for one in made if one.marker == folder)
+            containers.remove_network(Path(folder))
 
 
 def idle() -> tuple[float, float]:

@@ -63,14 +63,16 @@ def _kind() -> Iterator[Finding]:
     yield kind_program(kind, supplies.check_kind)
     kubectl = supplies.kubectl()
     hint = "make kind-images, or install kubectl (only people need it)"
-    yield Finding("kind", "kubectl", bool(kubectl), str(kubectl or "not found"), hint, needed=False)
+    yield Finding("kind", "kubectl", bool(kubectl), kubectl or "none that runs", hint, needed=False)
     if built:
-        yield Finding("kind", "images", True, ", ".join(one.name for one in paths.images.values()), "")
+        lost = [one.name for one in paths.images.values() if not one.archive.exists()]
+        seen = f"not in the cache: {', '.join(lost)}" if lost else ", ".join(one.name for one in paths.images.values())
+        yield Finding("kind", "images", not lost, seen, "make kind-images")
     else:
         there = bool(version) and bool(engine.docker("images", "--quiet", supplies.LOCAL_IMAGE).stdout.strip())
         mend = f"{supplies.DOCKERFILE}; where nothing can be pulled: make kind-images"
         yield Finding("kind", "images", there, supplies.LOCAL_IMAGE if there else "no serving image", mend)
-    yield cgroups(supplies.V2.exists(), bool(built))
+    yield cgroups(paths.images["node"].name if built else supplies.published_image())
     instances = int(INOTIFY.read_text()) if INOTIFY.exists() else INOTIFY_INSTANCES
     yield inotify(instances)
     yield memory("kind", KIND_MEMORY_GIB)
@@ -93,11 +95,14 @@ def kind_program(path: str | None, check: Callable[[str], str]) -> Finding:
         return Finding("kind", "kind", False, error.message, error.hint)
 
 
-def cgroups(v2: bool, own_image: bool) -> Finding:
-    """Kubernetes 1.35 and newer want cgroup v2; our own node image is 1.34, which takes both."""
-    seen = "cgroup v2" if v2 else "cgroup v1"
-    image = "node image 1.34" if own_image else "any"
-    return Finding("kind", "cgroups", v2 or own_image, f"{seen}, {image}", supplies.CGROUPS)
+def cgroups(node_image: str) -> Finding:
+    """Kubernetes 1.35 and newer want cgroup v2."""
+    seen = f"cgroup {'v2' if supplies.V2.exists() else 'v1'}, node image {node_image}"
+    try:
+        supplies.check_node_image(node_image)
+    except FleetError as error:
+        return Finding("kind", "cgroups", False, seen, error.hint)
+    return Finding("kind", "cgroups", True, seen, "")
 
 
 def inotify(instances: int) -> Finding:

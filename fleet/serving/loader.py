@@ -61,6 +61,7 @@ class Loader:
         """Fetches, reads and verifies; a damaged file is fetched again, at most ``CORRUPT_TRIES`` times."""
         corrupt: tuple[str, ...] = ()
         fetch_s = 0.0
+        unread: OSError | None = None
         for _ in range(CORRUPT_TRIES):
             start_ns = now_ns()
             fetched = await self._fetch(Fetch(model, corrupt))
@@ -68,11 +69,20 @@ class Loader:
             fetch_s += (fetched_ns - start_ns) / NS_PER_S
             try:
                 pieces, corrupt = await asyncio.to_thread(read_verified, fetched.paths, fetched.objects)
+            except OSError as error:  # gone with the agent's life, or not ours to read: no reason to call it damaged
+                unread = error
+                continue
             finally:
                 await self._release(fetched.lease)
+            unread = None
             if not corrupt:
                 digest = hashlib.sha256("".join(item.sha256 for item in fetched.objects).encode()).digest()
                 return Weights(model, pieces, digest, fetched.source, fetch_s, (now_ns() - fetched_ns) / NS_PER_S)
+        if unread is not None:
+            raise FleetError(
+                f"weights of {model} cannot be read where the agent keeps them: {unread}",
+                hint="may this process read the agent's files?",
+            )
         raise FleetError(
             f"weights of {model}: {len(corrupt)} objects failed their hash {CORRUPT_TRIES} times",
             hint="the cache's disk or the weight store holds damaged bytes; see the events of the node's agent",
@@ -113,13 +123,10 @@ class Loader:
 
 
 def read_verified(paths: Sequence[str], objects: Sequence[WeightObject]) -> tuple[tuple[bytes, ...], tuple[str, ...]]:
-    """Reads all files; returns (pieces, names of objects whose bytes are not theirs)."""
+    """Reads all files; returns (pieces, names of objects whose bytes are not theirs). ``OSError``: one is not there."""
     pieces, corrupt = [], []
     for path, item in zip(paths, objects, strict=True):
-        try:
-            data = Path(path).read_bytes()
-        except OSError:
-            data = b""
+        data = Path(path).read_bytes()
         pieces.append(data)
         if hashlib.sha256(data).hexdigest() != item.sha256:
             corrupt.append(item.sha256)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from fleet import checkup
@@ -33,10 +35,25 @@ def test_kind_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         supplies.check_kind("/usr/bin/kind")
 
 
-def test_cgroup_v1_needs_an_old_enough_node_image() -> None:
-    assert not checkup.cgroups(v2=False, own_image=False).ok
-    assert checkup.cgroups(v2=False, own_image=True).ok
-    assert checkup.cgroups(v2=True, own_image=False).ok
+@pytest.mark.parametrize(
+    ("v2", "image", "ok"),
+    [
+        (False, "kindest/node:v1.35.0", False),
+        (False, "kindest/node:v2.0.1", False),
+        (False, "localhost/blackstart/node:v1.34.4-64094891d2925f78", True),
+        (False, supplies.PUBLISHED, True),
+        (False, "somebody/node:latest", True),  # nothing is known of it
+        (True, "kindest/node:v1.35.0", True),
+    ],
+)
+def test_cgroup_v1_needs_an_old_enough_node_image(
+    v2: bool, image: str, ok: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(supplies, "V2", tmp_path if v2 else tmp_path / "none")
+    finding = checkup.cgroups(image)
+    assert finding.ok is ok
+    assert image in finding.seen
+    assert ok or supplies.PUBLISHED in finding.mend
 
 
 def test_limits() -> None:

@@ -27,3 +27,4 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     yield console
     done = console.run("fleet", "down", "--env", "kind")
     assert done.returncode == 0, done.stderr
+    assert console.on_the_engine() == console.before, "no container, volume or network is left"

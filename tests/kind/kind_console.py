@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fleet.environments.kind.cluster import KindCluster
@@ -23,6 +23,8 @@ class Console:
     """``blackstart`` with a state directory and a folder for runs of its own."""
 
     folder: Path
+    before: frozenset[str] = field(default_factory=lambda: Console.on_the_engine())
+    """What the engine had before any test."""
 
     @property
     def state(self) -> Path:
@@ -47,6 +49,16 @@ class Console:
         done = self.run("run", name, "--env", "kind", "--out", str(self.runs), "--plain", *words)
         (made,) = set(self.runs.glob("*")) - before
         return done.returncode, done.stdout + done.stderr, made
+
+    @staticmethod
+    def on_the_engine() -> frozenset[str]:
+        """All containers, volumes and networks by name."""
+        lists = (
+            ("ps", "--all", "--format", "{{.Names}}"),
+            ("volume", "ls", "-q"),
+            ("network", "ls", "--format", "{{.Name}}"),
+        )
+        return frozenset(name for words in lists for name in docker(*words).split())
 
     def cluster(self, name: str) -> KindCluster:
         """A cluster of the fleet that is up."""

@@ -103,7 +103,7 @@ def status() -> int:
         return 1
     served = hosting.look(state, folder)
     fleet = KindFleet(state.spec, folder=folder)
-    table = table_of("cluster", "API", "node", "answers", "GPUs", "requested", "replicas")
+    table = table_of("cluster", "API", "node", "answers", "GPUs allocatable", "requested", "replicas")
     requested: dict[str, int] = {}
     for row in served.rows:
         requested[row["node"]] = requested.get(row["node"], 0) + row["gpus"]
@@ -116,7 +116,7 @@ def status() -> int:
                 "yes" if reach.api else "NO",
                 node.name,
                 "yes" if reach.nodes.get(node.name) else "NO",
-                str(node.gpus),
+                f"{served.gpus.get(node.name, '?')} of {node.gpus}",
                 str(requested.get(node.name, 0)),
                 names,
             )

@@ -93,7 +93,7 @@ class Adapter:
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
         self._boots: Mapping[str, float] = {}
-        self._lifted, self._on_their_way = frozenset[str](), 0
+        self._lifted, self._on_their_way = dict[str, float](), 0
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -158,22 +158,21 @@ class Adapter:
                 whole_since = time.monotonic()
             if self.events is not None and whole:
                 self._lift(settled=not self._on_their_way or time.monotonic() - whole_since > SETTLE_S)
-            wait_s = CALM_S if whole and len(self._lifted) == len(self._config.topology.containers) else BUSY_S
+            wait_s = CALM_S if whole and self._lifted == self._boots else BUSY_S
 
     def _lift(self, *, settled: bool) -> None:
         """Full CPU weight for containers that booted with little: all once ``settled``; before that, a control plane
         that is no node: one that answers late, where cores are short, is taken for lost again."""
         plan = self._config.topology
-        due = {*plan.containers} if settled else set[str]() if plan.combined else {plan.control_plane}
-        if not (due := due - self._lifted):
+        names = plan.containers if settled else () if plan.combined else (plan.control_plane,)
+        due = {name: self._boots.get(name, 0.0) for name in names}  # a container of another life is light again
+        if due.items() <= self._lifted.items():
             return
-        self._lifted |= due  # before: a watch that is lost meanwhile empties it
-        try:
+        with contextlib.suppress(FleetError):  # one that is gone just now comes back light
             found = [one for one in containers.of_cluster(plan.kind_name) if one.name in due]
             if light := [one.name for one in found if one.shares == containers.BOOT_SHARES]:
                 containers.weigh(light, containers.FULL_SHARES)
-        except FleetError:  # a container that is gone just now comes back light
-            self._lifted -= due
+            self._lifted |= due
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------
 
@@ -188,7 +187,7 @@ class Adapter:
     def lost(self) -> None:
         """See ``watch.Taker``."""
         self._log.warning("Kubernetes does not answer")
-        self._nodes, self._api_now, self._lifted = (), None, frozenset()
+        self._nodes, self._api_now = (), None
         self._loop.call_soon_threadsafe(self.end_streams)
 
     def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:

@@ -38,6 +38,8 @@ FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
+OWNER: Final = "blackstart.dev/marker"
+"""The label of a network that says whose it is."""
 _T = TypeVar("_T")
 
 
@@ -53,6 +55,15 @@ class Container:
     marker: str
     id: str = ""
     shares: int = 0
+
+
+@dataclass(frozen=True)
+class Network:
+    """A Docker network. ``host``: this host's address in it; ``owner``: the fleet's marker folder, by its label."""
+
+    subnet: str
+    host: str
+    owner: str
 
 
 def docker(*words: str, timeout_s: float = CALL_S) -> str:
@@ -235,15 +246,21 @@ def at_once(work: Callable[[_T], object], items: Iterable[_T]) -> None:
             future.result()
 
 
-def make_network() -> tuple[str, str]:
-    """The fleet's network, made when it is not there: (subnet, the host's address in it)."""
+def make_network(owner: Path) -> tuple[str, str]:
+    """The fleet's network, made when it is not there: (subnet, the host's address in it). ``owner``: the folder of the
+    fleet's marker. ``FleetError`` when there is one of this name that is somebody else's."""
     if (found := network()) is not None:
-        return found
+        if found.owner != str(owner):
+            raise FleetError(
+                f"there is a Docker network {NETWORK!r} that this fleet did not make",
+                hint=f"it is left as it is; see what uses it: docker network inspect {NETWORK}; then docker network rm",
+            )
+        return found.subnet, found.host
     complaints = []
     for subnet in SUBNETS:
         masquerade = "com.docker.network.bridge.enable_ip_masquerade=true"
         try:
-            docker("network", "create", "--subnet", subnet, "--label", "blackstart=fleet", "-o", masquerade, NETWORK)
+            docker("network", "create", "--subnet", subnet, "--label", f"{OWNER}={owner}", "-o", masquerade, NETWORK)
             break
         except FleetError as error:
             complaints.append(error.message)
@@ -252,21 +269,24 @@ def make_network() -> tuple[str, str]:
         raise FleetError(
             f"the fleet's network cannot be made: {complaints[-1]}", hint="free one of " + ", ".join(SUBNETS)
         )
-    return made
+    return made.subnet, made.host
 
 
-def network() -> tuple[str, str] | None:
-    """(subnet, the host's address in it) of the fleet's network; None when there is none."""
+def network() -> Network | None:
+    """The network of that name, whoever made it; None when there is none."""
     try:
-        told: Any = json.loads(docker("network", "inspect", NETWORK))[0]["IPAM"]["Config"][0]
+        whole: Any = json.loads(docker("network", "inspect", NETWORK))[0]
     except FleetError:
         return None
-    return told["Subnet"], told.get("Gateway") or told["Subnet"].rsplit(".", 1)[0] + ".1"
+    told = whole["IPAM"]["Config"][0]
+    host = told.get("Gateway") or told["Subnet"].rsplit(".", 1)[0] + ".1"
+    return Network(told["Subnet"], host, (whole.get("Labels") or {}).get(OWNER, ""))
 
 
-def remove_network() -> None:
-    """Takes the network away; one that is not there is fine."""
-    if network() is not None:
+def remove_network(owner: Path) -> None:
+    """Takes the fleet's network away; one that is not there, or not its own, stays as it is."""
+    found = network()
+    if found is not None and found.owner == str(owner):
         docker("network", "rm", NETWORK)
 
 

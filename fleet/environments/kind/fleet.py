@@ -13,7 +13,7 @@ from fleet.environments.kind import hosting, leftovers, lifecycle
 from fleet.environments.kind.cluster import KindCluster
 from fleet.environments.kind.layout import PROMETHEUS, lay_out
 from fleet.environments.kind.state import FleetState, Folder, new_id
-from fleet.environments.kind.supplies import Supplies, find
+from fleet.environments.kind.supplies import Supplies, of_a_fleet
 from fleet.environments.kind.topology import smaller, topology
 from fleet.environments.local.addresses import PLAIN
 from fleet.environments.local.layout import Layout, fleet_facts
@@ -121,8 +121,8 @@ class KindFleet(StoreFaults):
         return lay_out(self.state, self._folder)
 
     def supplies(self) -> Supplies:
-        """kind and the images."""
-        return find(lambda _: None)
+        """kind and the images that the fleet was made with: a drill builds nothing."""
+        return of_a_fleet(self.state.kind, self.state.node_image, self.state.serving_image)
 
 
 def _standing(found: FleetState | None) -> str:

@@ -81,8 +81,11 @@ def stop(folder: Folder) -> None:
         return
     if state is None or not alive(state):
         return
-    children = psutil.Process(state.host_pid).children()
-    os.kill(state.host_pid, signal.SIGTERM)
+    try:
+        children = psutil.Process(state.host_pid).children()
+        os.kill(state.host_pid, signal.SIGTERM)
+    except (psutil.NoSuchProcess, ProcessLookupError):  # it ended just now, and its children with it
+        return
     deadline = time.monotonic() + ENDS_S
     while alive(state) and time.monotonic() < deadline:
         with contextlib.suppress(ChildProcessError):
@@ -100,11 +103,13 @@ def died(state: FleetState, folder: Folder) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Served:
-    """How far the fleet is: clusters not ready with the reason, rows of replicas, how many the gateway routes."""
+    """How far the fleet is: clusters not ready with the reason, rows of replicas, how many the gateway routes; and the
+    GPUs that Kubernetes calls allocatable, by node (a node that nobody answers for is not there)."""
 
     waiting: Mapping[str, str]
     rows: tuple[dict[str, Any], ...]
     routed: Counter[str]
+    gpus: Mapping[str, int]
 
     def of(self, model: str) -> int:
         """Replicas of a model that are ready and routed."""
@@ -123,7 +128,9 @@ class Served:
         odd = [
             f"{row['name']} is {row['phase']} {row['reason']}".strip() for row in self.rows if row["phase"] != "Ready"
         ]
-        return "; ".join([*self.waiting.values(), *short, *odd])
+        found = Counter(row["model"] for row in self.rows)
+        many = [f"{m.name} {found[m.name]} for {m.replicas}" for m in state.spec.models if found[m.name] > m.replicas]
+        return "; ".join([*self.waiting.values(), *short, *many, *odd])
 
 
 def look(state: FleetState, folder: Folder) -> Served:
@@ -131,13 +138,15 @@ def look(state: FleetState, folder: Folder) -> Served:
     urls = {config.topology.name: config.url for config in adapters(state, folder)}
     ready = dict(zip(urls, at_once(lambda url: ask(f"{url}/readyz", timeout_s=1.0), list(urls.values())), strict=True))
     listed = at_once(lambda url: ask(f"{url}/replicas", timeout_s=1.0), list(urls.values()))
+    nodes = at_once(lambda url: ask(f"{url}/nodes", timeout_s=1.0), list(urls.values()))
     waiting = {
         name: f"{name} is not ready ({answer.body or answer})" for name, answer in ready.items() if not answer.ok
     }
     rows = [row for answer in listed if answer.ok for row in answer.body["replicas"]]
     gateway = ask(f"{lay_out(state, folder).gateway_url}/state", timeout_s=1.0)
     routed = Counter(row["model"] for row in gateway.body["replicas"] if row["routable"]) if gateway.ok else Counter()
-    return Served(waiting, tuple(rows), routed)
+    gpus = {node["name"]: node["gpus"] for answer in nodes if answer.ok for node in answer.body["nodes"]}
+    return Served(waiting, tuple(rows), routed, gpus)
 
 
 def await_served(state: FleetState, folder: Folder, say: Say) -> None:

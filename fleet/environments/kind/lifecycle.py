@@ -29,6 +29,7 @@ from fleet.environments.kind.state import FleetState, Folder, new_id
 from fleet.environments.kind.supplies import Supplies, find, hand_over
 from fleet.environments.kind.topology import NAMESPACE, NETWORK, ClusterTopology, topology
 from fleet.environments.local.layout import PIECE_BYTES
+from fleet.environments.local.processes import die_with
 from fleet.protocols import Say
 from fleet.serving.weights import make_weights
 from fleet.spec import FleetSpec
@@ -71,13 +72,17 @@ def down(folder: Folder, say: Say, keep_logs: bool = False) -> None:
     """Takes the fleet away: processes, containers with their volumes, network, folder. Idempotent."""
     with ThreadPoolExecutor(max_workers=1) as beside:
         outside = beside.submit(hosting.stop, folder)
-        if ours := [one for one in _all_containers() if one.marker == str(folder.marker)]:
-            began = time.monotonic()
-            containers.remove(one.name for one in ours)
-            say(f"{len(ours)} node containers removed ({time.monotonic() - began:.1f} s)")
+        began, gone = time.monotonic(), 0
+        while ours := [one.name for one in _all_containers() if one.marker == str(folder.marker)]:
+            containers.remove(ours)  # and again: of a creation that was killed, the engine may still make one
+            gone += len(ours)
+        if gone:
+            say(f"{gone} node containers removed ({time.monotonic() - began:.1f} s)")
     outside.result()
-    with contextlib.suppress(FleetError):  # others may use it, or there is no engine
-        containers.remove_network()
+    try:
+        containers.remove_network(folder.marker)
+    except FleetError as error:
+        say(f"the Docker network stays: {error.message}")
     for path in folder.root.glob("*") if folder.root.exists() else ():
         if path.is_dir() and not (keep_logs and path == folder.logs):
             shutil.rmtree(path, ignore_errors=True)
@@ -101,14 +106,22 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
     command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]
     command += ["--kubeconfig", str(kubeconfig)]
     env = {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": NETWORK, "KUBECONFIG": str(kubeconfig)}
+    parent = os.getpid()
     with log.open("ab") as file:
         try:
-            done = subprocess.run(command, stdout=file, stderr=file, env=env, timeout=CREATE_S, check=False)
+            done = subprocess.run(
+                command,
+                stdout=file,
+                stderr=file,
+                env=env,
+                timeout=CREATE_S,
+                check=False,
+                preexec_fn=lambda: die_with(parent),
+            )
         except subprocess.TimeoutExpired as error:
             raise FleetError(f"kind took more than {CREATE_S:g} s for {cluster.name}", hint=f"read {log}") from error
     if done.returncode:
-        hint = "; ".join(filter(None, (supplies.why_not(), f"the whole log is {log}")))
-        raise FleetError(f"kind could not make {cluster.name}: {_complaint(log)}", hint=hint)
+        raise FleetError(f"kind could not make {cluster.name}: {_complaint(log)}", hint=f"the whole log is {log}")
     addresses = {one.name: one.address for one in containers.of_cluster(cluster.kind_name)}
     hand_over(supplies, tuple(addresses), cluster.kind_name)
     api = Api(kubeconfig, addresses[cluster.control_plane], cluster.name)
@@ -157,9 +170,13 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
         containers.unpause(cluster.containers)
         containers.start(cluster.containers, state.addresses)
         containers.plug_in(cluster.containers, state.addresses)
-    if state.spec != spec:
-        say(f"the clusters are up; what runs on them becomes that of {spec.name}")
-        state = _reshaped(state, spec, folder)
+    supplies = find(say)
+    if state.spec != spec or state.serving_image != supplies.serving_image:
+        say(f"the clusters are up; what runs on them becomes that of {spec.name}, with the serving image as it is now")
+        if state.serving_image != supplies.serving_image:
+            for cluster in state.clusters:
+                hand_over(supplies, cluster.containers, cluster.kind_name)
+        state = _reshaped(state, spec, folder, supplies.serving_image)
         hosting.start(state, folder, say)
     elif not hosting.alive(state):
         say("the processes outside the clusters are started again")
@@ -176,10 +193,10 @@ def same_machines(one: FleetSpec, other: FleetSpec) -> bool:
     return [c.containers for c in topology(one)] == [c.containers for c in topology(other)]
 
 
-def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder) -> FleetState:
-    """Other models, GPUs or switches on the clusters that are there: nothing that ran before runs on."""
+def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder, image: str) -> FleetState:
+    """Other models, GPUs, switches or serving image on the clusters that are there: nothing that ran before runs on."""
     hosting.stop(folder)
-    state = folder.change(spec=spec, ports=take_ports(spec, state.host, state.gateway_port))
+    state = folder.change(spec=spec, serving_image=image, ports=take_ports(spec, state.host, state.gateway_port))
     _weights(spec, folder)
 
     def reshape(cluster: ClusterTopology) -> None:
@@ -219,7 +236,7 @@ def _made(
 ) -> FleetState:
     for path in (folder.logs, folder.marker, folder.work):
         path.mkdir(parents=True, exist_ok=True)
-    subnet, host = containers.make_network()
+    subnet, host = containers.make_network(folder.marker)
     state = folder.write(
         FleetState(
             fleet_id=fleet_id,

@@ -1,11 +1,14 @@
 """What a kind fleet is made of: kind itself, a node image, the serving image; found, or built where nothing is pulled.
 
 Where the offline builder has been used (``make kind-images``), its results, made again when sources changed; else kind
-on the PATH, the published node image that it was made for, and ``blackstart/serving:local`` from the Dockerfile.
+on the PATH, the published node image (``PUBLISHED``, or what $BLACKSTART_NODE_IMAGE names), and
+``blackstart/serving:local`` from the Dockerfile.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -22,24 +25,22 @@ from history.errors import FleetError
 LOCAL_IMAGE: Final = "blackstart/serving:local"
 DOCKERFILE: Final = "docker build -f fleet/environments/kind/Dockerfile -t blackstart/serving:local ."
 OLDEST_KIND: Final = (0, 24)
+PUBLISHED: Final = "kindest/node:v1.34.0"
+NODE_IMAGE_VARIABLE: Final = "BLACKSTART_NODE_IMAGE"
+LAST_ON_V1: Final = (1, 34)
+"""The last Kubernetes whose kubelet starts on cgroup v1."""
 V2: Final = Path("/sys/fs/cgroup/cgroup.controllers")
 """Is there on hosts with cgroup v2."""
-CGROUPS: Final = "use a node image of Kubernetes 1.34 or older: make kind-images; or boot with cgroup v2"
 
 
 @dataclass(frozen=True)
 class Supplies:
-    """``node_image`` "": the one that kind was published with. ``offline``: the serving image of the offline builder,
-    which only nodes of its own node image take in parts."""
+    """``offline``: the serving image of the offline builder, which only nodes of its own node image take in parts."""
 
     kind: str
     node_image: str
     serving_image: str
     offline: Image | None
-
-    def why_not(self) -> str:
-        """What may be wrong with the node image on this host, "" when nothing is known: cgroup v1 and one too new."""
-        return "" if self.node_image or V2.exists() else f"this host has cgroup v1: {CGROUPS}"
 
 
 def find(say: Say) -> Supplies:
@@ -56,9 +57,37 @@ def find(say: Say) -> Supplies:
             raise FleetError("kind is not on the PATH, and nothing was built by make kind-images", hint=hint)
         if not docker("images", "--quiet", LOCAL_IMAGE).strip():
             raise FleetError(f"the Docker engine has no image {LOCAL_IMAGE}", hint=DOCKERFILE)
-        supplies = Supplies(kind, "", LOCAL_IMAGE, None)
+        supplies = Supplies(kind, published_image(), LOCAL_IMAGE, None)
     check_kind(supplies.kind)
+    check_node_image(supplies.node_image)
     return supplies
+
+
+def of_a_fleet(kind: str, node_image: str, serving_image: str) -> Supplies:
+    """What a fleet that is up was made with; nothing is built. ``FleetError`` when its serving image is gone."""
+    built = {one.name: one for one in Paths.of_this_machine().images.values()}
+    if serving_image not in (*built, LOCAL_IMAGE):
+        raise FleetError(
+            f"the fleet's serving image {serving_image} is no longer the one that was built last",
+            hint="make the fleet anew: blackstart fleet down --env kind, then up",
+        )
+    return Supplies(kind, node_image, serving_image, built.get(serving_image))
+
+
+def published_image() -> str:
+    """The node image where nothing was built by the offline builder."""
+    return os.environ.get(NODE_IMAGE_VARIABLE) or PUBLISHED
+
+
+def check_node_image(image: str) -> None:
+    """``FleetError`` when this host has cgroup v1 and the image's Kubernetes, by its tag, no longer starts there."""
+    tag = re.search(r":v(\d+)\.(\d+)", image)
+    if tag and not V2.exists() and (int(tag[1]), int(tag[2])) > LAST_ON_V1:
+        last = ".".join(map(str, LAST_ON_V1))
+        raise FleetError(
+            f"node image {image} is too new for this host, which has cgroup v1: its last Kubernetes is {last}",
+            hint=f"{NODE_IMAGE_VARIABLE}={PUBLISHED}, or unset it; or boot with cgroup v2",
+        )
 
 
 def check_kind(kind: str) -> str:
@@ -102,8 +131,15 @@ def hand_over(supplies: Supplies, containers: tuple[str, ...], kind_name: str) -
         raise FleetError(f"kind could not load the serving image: {done.stderr.strip()}", hint=DOCKERFILE)
 
 
-def kubectl() -> Path | None:
-    """kubectl, where there is one; nothing here needs it."""
+def kubectl() -> str:
+    """Version and path of kubectl, "" where there is none; nothing here needs it."""
     built = Paths.of_this_machine().kubectl
-    found = shutil.which("kubectl")
-    return built if built.exists() else Path(found) if found else None
+    path = str(built) if built.exists() else shutil.which("kubectl")
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run([path, "version", "--client"], capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    version = re.search(r"Client Version: *(\S+)", done.stdout)
+    return f"{version[1]} ({path})" if version else ""

@@ -228,7 +228,8 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
             case 3:
                 adapter._on_their_way = 0
             case 6:
-                adapter._lifted, adapter._on_their_way = frozenset(), 1  # lost, and there again, a replica to come
+                shares.update(dict.fromkeys(shares, 64))  # another life, a replica to come
+                adapter._boots, adapter._on_their_way = dict.fromkeys(shares, 2.0), 1
             case 9:
                 monkeypatch.setattr(module, "SETTLE_S", -1.0)  # and that replica never does
             case 12:
@@ -239,9 +240,16 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
         monkeypatch.setattr(module, constant, 0.0)
     monkeypatch.setattr(module, "reconcile", reconcile)
     workers = ["blackstart-amber-worker", "blackstart-amber-worker2"]
-    nodes = (light("blackstart-amber-control-plane"), *map(light, workers))
-    monkeypatch.setattr("fleet.environments.kind.containers.of_cluster", lambda _: nodes)
-    monkeypatch.setattr("fleet.environments.kind.containers.weigh", lambda *told: weighed.append(told))
+    shares = dict.fromkeys(("blackstart-amber-control-plane", *workers), 64)
+    adapter._boots = dict.fromkeys(shares, 1.0)
+
+    def weigh(names: list[str], full: int) -> None:
+        weighed.append((names, full))
+        shares.update(dict.fromkeys(names, full))
+
+    found = "fleet.environments.kind.containers"
+    monkeypatch.setattr(f"{found}.of_cluster", lambda _: tuple(light(*one) for one in shares.items()))
+    monkeypatch.setattr(f"{found}.weigh", weigh)
     adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
     adapter.events = EventLog()
     adapter._keep_gpus()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fleet import fleets
 from fleet.environments.kind import containers, lifecycle, supplies
-from fleet.environments.kind.offline.paths import Paths
+from fleet.environments.kind.hosting import Served
+from fleet.environments.kind.offline.paths import Image, Paths
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.kind.supplies import Supplies
 from fleet.environments.kind.topology import topology
@@ -58,7 +61,36 @@ def test_kind_too_old(bare: pytest.MonkeyPatch) -> None:
     with pytest.raises(FleetError, match=r"0\.20\.0; at least 0\.24"):
         supplies.find(silent)
     bare.setattr(supplies, "kind_version", lambda _: "0.30.0")
-    assert supplies.find(silent) == Supplies("/usr/bin/kind", "", "blackstart/serving:local", None)
+    assert supplies.find(silent) == Supplies("/usr/bin/kind", supplies.PUBLISHED, "blackstart/serving:local", None)
+
+
+def test_a_node_image_that_this_host_cannot_run_is_refused_before_anything_is_made(
+    bare: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bare.setattr("shutil.which", lambda _: "/usr/bin/kind")
+    bare.setattr(supplies, "docker", lambda *_: "an image")
+    bare.setattr(supplies, "kind_version", lambda _: "0.30.0")
+    bare.setattr(supplies, "V2", tmp_path / "none")
+    bare.setenv("BLACKSTART_NODE_IMAGE", "kindest/node:v1.36.1")
+    with pytest.raises(FleetError, match=r"kindest/node:v1\.36\.1 is too new .* cgroup v1: .*1\.34"):
+        supplies.find(silent)
+    bare.setattr(supplies, "V2", tmp_path)
+    assert supplies.find(silent).node_image == "kindest/node:v1.36.1"
+
+
+def test_a_cluster_is_rebuilt_of_what_its_fleet_was_made_of_or_not_at_all(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    built = Image("localhost/blackstart/serving:abc", tmp_path / "image.tar", "abc")
+    monkeypatch.setattr(Paths, "images", {"serving": built})
+    monkeypatch.setattr(
+        "fleet.environments.kind.offline.images.ensure", lambda _: pytest.fail("a drill builds nothing")
+    )
+    assert supplies.of_a_fleet("k", "n", built.name) == Supplies("k", "n", built.name, built)
+    assert supplies.of_a_fleet("k", "n", supplies.LOCAL_IMAGE).offline is None
+    with pytest.raises(FleetError, match="serving:old is no longer the one that was built last") as error:
+        supplies.of_a_fleet("k", "n", "localhost/blackstart/serving:old")
+    assert "fleet down" in error.value.hint
 
 
 def test_a_cluster_that_kind_cannot_make_says_why_and_everything_made_goes(
@@ -71,14 +103,13 @@ def test_a_cluster_that_kind_cannot_make_says_why_and_everything_made_goes(
     )
     kind.chmod(0o755)
     monkeypatch.setattr(lifecycle, "find", lambda _: Supplies(str(kind), "", "s", None))
-    monkeypatch.setattr(supplies, "V2", tmp_path / "controllers")
     monkeypatch.setattr(containers, "labelled", lambda *_: ())
-    monkeypatch.setattr(containers, "make_network", lambda: ("10.9.0.0/16", "127.0.0.1"))
-    monkeypatch.setattr(containers, "remove_network", lambda: gone.append("network"))
+    monkeypatch.setattr(containers, "make_network", lambda _: ("10.9.0.0/16", "127.0.0.1"))
+    monkeypatch.setattr(containers, "remove_network", lambda owner: gone.append(str(owner)))
     with pytest.raises(FleetError, match="ERROR: failed to create cluster: no space left") as error:
         lifecycle.up(fleets.micro(), folder, silent)
-    assert "cgroup v1: use a node image of Kubernetes 1.34" in error.value.hint
-    assert gone == ["network"]
+    assert str(folder.logs) in error.value.hint
+    assert gone == [str(folder.marker)]
     assert folder.read() is None, "no half-made fleet is left behind"
     assert list(folder.logs.glob("kind-*.log")), "but the logs that the error names"
 
@@ -111,3 +142,65 @@ def test_another_fleet_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(FleetError, match="another fleet is up here: 'micro'") as error:
         lifecycle.up(fleets.three_clusters(), folder, silent)
     assert "fleet down" in error.value.hint
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_a_network_of_that_name_is_used_and_removed_by_its_own_fleet_alone(
+    others: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    label = {} if others else {containers.OWNER: str(tmp_path)}
+    told = [{"IPAM": {"Config": [{"Subnet": "172.29.0.0/16", "Gateway": "172.29.0.1"}]}, "Labels": label}]
+    removed: list[tuple[str, ...]] = []
+
+    def docker(*words: str) -> str:
+        if words[:2] != ("network", "inspect"):
+            removed.append(words)
+        return json.dumps(told)
+
+    monkeypatch.setattr(containers, "docker", docker)
+    if others:
+        with pytest.raises(FleetError, match="'blackstart' that this fleet did not make"):
+            containers.make_network(tmp_path)
+    else:
+        assert containers.make_network(tmp_path) == ("172.29.0.0/16", "172.29.0.1")
+    containers.remove_network(tmp_path)
+    assert removed == ([] if others else [("network", "rm", "blackstart")])
+
+
+def test_a_half_made_fleet_is_taken_away_before_another_is_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder, did = Folder(tmp_path / "kind"), list[str]()
+    folder.write(FleetState("half", fleets.micro(), "t", "n", "s", "kind", "", "", 0, {}))
+    made = FleetState("new", fleets.micro(), "t", "n", "s", "kind", "", "", 0, {})
+
+    def make(*_: object) -> FleetState:
+        did.append(f"made while {folder.read()} is there")
+        return folder.write(made)
+
+    monkeypatch.setattr(lifecycle, "find", lambda _: Supplies("kind", "n", "s", None))
+    monkeypatch.setattr(containers, "labelled", lambda *_: ())
+    monkeypatch.setattr(containers, "remove_network", lambda owner: did.append("network removed"))
+    monkeypatch.setattr(lifecycle, "_made", make)
+    for act in ("start", "await_served"):
+        monkeypatch.setattr(f"fleet.environments.kind.hosting.{act}", lambda *_: None)
+    said: list[str] = []
+    assert lifecycle.up(fleets.micro(), folder, said.append).complete
+    assert did == ["network removed", "made while None is there"]
+    assert said == ["a fleet that was only half made is taken away first"]
+
+
+def test_a_fleet_with_more_replicas_than_it_declares_is_not_whole() -> None:
+    state = FleetState("f", fleets.micro(), "t", "n", "s", "kind", "", "", 0, {})
+    rows = [
+        {"model": one.name, "name": f"{one.name}-{i}", "phase": "Ready", "node": "n", "gpus": 1}
+        for one in fleets.micro().models
+        for i in range(one.replicas)
+    ]
+
+    def lacks(*more: dict[str, object]) -> str:
+        found = (*rows, *more)
+        return Served({}, found, Counter(str(row["model"]) for row in found), {}).lacks(state)
+
+    assert lacks() == ""
+    assert lacks({**rows[-1], "name": "curie-1-s7"}) == "curie 2 for 1"

@@ -14,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from fleet.serving import agent, loader, server, store
+from fleet.serving.agent import Fetch
 from fleet.serving.config import AgentConfig, ServerConfig, StoreConfig
 from fleet.serving.weights import Manifest, make_weights, object_path
 from fleet.spec import ModelSpec
@@ -209,6 +210,46 @@ def test_weights_that_cannot_be_had_are_a_failure_with_the_reason(lab: Any, benc
                 assert response.status == 503
 
     asyncio.run(go())
+
+
+def test_a_file_that_cannot_be_read_is_asked_for_again_and_never_called_damaged(
+    lab: Any, bench: Any, monkeypatch: Any
+) -> None:
+    asked: list[Fetch] = []
+    whole, fetch = loader.read_verified, loader.Loader._fetch
+    denied = PermissionError(13, "Permission denied", "/proc/7/root/cache/a")
+
+    async def remembering(self: loader.Loader, wanted: Fetch) -> Any:
+        asked.append(wanted)
+        return await fetch(self, wanted)
+
+    def moved(*told: Any) -> Any:
+        if len(asked) == 1:
+            raise denied
+        return whole(*told)
+
+    def closed(*_: Any) -> Any:
+        raise denied
+
+    monkeypatch.setattr(loader.Loader, "_fetch", remembering)
+
+    async def go() -> None:
+        async with lab() as it:
+            monkeypatch.setattr(loader, "read_verified", moved)
+            b = bench(it)
+            await b.ready(await b.start())
+            assert asked == [Fetch("m")] * 2, "nothing was reported as corrupt"
+
+    async def never() -> None:
+        async with lab() as it:
+            monkeypatch.setattr(loader, "read_verified", closed)
+            b = bench(it)
+            await b.start()
+            await it.until(lambda: any(s["phase"] == "Failed" for s in b.control.states))
+            assert "cannot be read where the agent keeps them: [Errno 13]" in b.control.states[-1]["reason"]
+
+    asyncio.run(go())
+    asyncio.run(never())
 
 
 def test_any_other_failure_of_a_load_is_told_too(lab: Any, bench: Any, monkeypatch: Any) -> None:

@@ -53,7 +53,8 @@ def wheels(shop: Workshop, requirements: Sequence[str], constraints: Path, pytho
 def base(shop: Workshop, packages: Iterable[str]) -> None:
     """The lower layer, ``base.tar`` in ``shop.out``."""
     debian, root = shop.got["debian"] / "root", shop.out / "root"
-    files = [path for path in tree.files_of(debian, packages, ("usr/bin/sh",)) if not path.startswith(NOT_SERVED)]
+    left_out = tuple(f"{folder}/" for folder in NOT_SERVED)
+    files = [path for path in tree.files_of(debian, packages, ("usr/bin/sh",)) if not path.startswith(left_out)]
     cut = archive.pack(shop, debian, shop.out / "python.tar", only=files).path
     root.mkdir()
     shop.run(["tar", "-C", root, "-x", "-f", cut])
