@@ -54,12 +54,13 @@ def phases(folder: Path) -> dict[str, str]:
     homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
     victim = run.header.faults[0].cluster
     found = {"": f"{run.header.environment}, seed {run.header.seed}, {run.header.commit[:7]}"}
-    found |= {
-        name: spread(history.of_kind(kind), zero) for name, kind in (("detected", DETECTED), ("decided", DECIDED))
-    }
+
+    def between(kind: str) -> list[Op]:  # an observer that begins is also told of what was decided and loaded long ago
+        return [op for op in history.of_kind(kind) if zero < (op.detail.get("t_emitted") or op.t_done) < heal]
+
+    found |= {name: spread(between(kind), zero) for name, kind in (("detected", DETECTED), ("decided", DECIDED))}
     for name, kind in REPLICAS.items():
-        new = (op for op in history.of_kind(kind) if op.t_done < heal and (op.cluster, op.replica) not in homes)
-        found[name] = spread(new, zero)
+        found[name] = spread((op for op in between(kind) if (op.cluster, op.replica) not in homes), zero)
     for name in ("recovered[fleet]", "lost[fleet]", "no_dip[fleet, failback]", "failed_back[fleet, failback]"):
         found[name] = next((one.text for one in objectives if one.name == name), "-")
     found["restore verified"] = spread(history.of_kind(FAULT_HEALED), heal)

@@ -39,7 +39,8 @@ def main(folder: Path) -> int:
 
     missed = False
     for kind, bar in BARS.items():
-        new = [op for op in run.history.of_kind(kind) if (op.cluster, op.replica) not in homes and op.t_done < heal_ns]
+        during = (op for op in run.history.of_kind(kind) if injected_ns < op.t_done < heal_ns)
+        new = [op for op in during if (op.cluster, op.replica) not in homes]
         missed |= told(f"{kind}, the last of {len(new)}", max(map(after_s, new), default=float("inf")), bar)
     last = [one.bounds[1] for one in analyze(run).objectives if one.indicator == "recovered" and one.bounds]
     missed |= told("all models recovered", max(map(float, filter(None, last)), default=float("inf")), RECOVERED_S)
