@@ -311,14 +311,23 @@ class Controller:
             self._events.append(FAILBACK, model=slots[0].model, cluster=client.name, detail=detail)
 
     async def _move(self, client: ClusterClient, slot: Slot) -> bool:
-        """Waits until the home replica is ready and routed to; only then ends the surrogate. False: it failed."""
-        home = At(client.name, slot.name)
+        """Waits until the home replica is ready and routed to; only then ends the surrogate. False: it is gone.
+
+        One that failed may come up yet (a cluster that starts it again says so meanwhile): until then the slot is
+        placed like any other."""
+        home, failed = At(client.name, slot.name), False
         while True:
             try:
                 listed = (await client.replicas()).get(slot.name)
-                if listed is None or listed.phase == "Failed":
-                    self._log.error("%s did not come up at home: %s", slot.name, listed.reason if listed else "gone")
+                if listed is None:
+                    self._log.error("%s did not come up at home: gone", slot.name)
                     return False
+                if listed.phase == "Failed" and not failed:
+                    failed = True
+                    self._log.error("%s has not come up at home yet: %s", slot.name, listed.reason)
+                    self._moving.pop(slot, None)
+                    if self._switches.reaction == "automatic":
+                        self._tasks.spawn(self.react())
                 if listed.phase == "Ready" and await self._gateway.routes_to(client.name, slot.name):
                     break
             except Unanswered as error:  # if this lasts, detection cancels us

@@ -239,6 +239,30 @@ def test_failback_waits_for_ready_and_for_the_gateway_before_it_ends_a_surrogate
     asyncio.run(go())
 
 
+def test_a_home_replica_that_fails_and_comes_up_later_is_home_then_and_nothing_runs_twice(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            await s.lose("cobalt")
+            await s.settled(big=1, chat=3, code=1)
+            cobalt, stand_in = s.clusters["cobalt"], s.where()["big"][0]
+            cobalt.auto_ready = False
+            await cobalt.power_on()
+            await s.it.until(lambda: len(cobalt.replicas) == 3)
+            for row in cobalt.replicas.values():  # as Kubernetes says of what it will start again in ten seconds
+                row["phase"], row["reason"] = "Failed", "CrashLoopBackOff"
+            await asyncio.sleep(0.2)
+            assert s.where()["big"] == sorted(["cobalt", stand_in]), "the surrogate serves on"
+            await s.lose(stand_in)
+            await s.it.until(lambda: len([e for e in s.events("decided") if e.model == "big"]) == 2)
+            for row in cobalt.replicas.values():
+                row["phase"], row["reason"] = "Ready", ""
+            await s.it.until(lambda: s.where()["big"] == ["cobalt"])
+            await s.it.until(lambda: s.where()["code"] == ["cobalt"])
+            await s.it.until(lambda: {e.model for e in s.events("failback")} >= {"big", "code"})
+
+    asyncio.run(go())
+
+
 def test_a_home_that_is_lost_again_leaves_the_surrogates(stage: Any) -> None:
     async def go() -> None:
         async with stage() as s:
