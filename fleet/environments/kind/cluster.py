@@ -7,6 +7,7 @@ never places a replica.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ UNREACHABLE: Final = "unreachable"
 VERIFY_S: Final = 0.5
 LOOK_S: Final = 0.2
 BOOT_S: Final = 2.0
+BORN_S: Final = 60.0
+"""So long the containers of a cluster that is made are waited for."""
 """An API server that boots on cores which others use takes so long for a handshake, and is up all the same."""
 SILENT: Final = ("refused", "unreachable", "connect-timeout", "reset")
 
@@ -281,6 +284,7 @@ class KindCluster(Restoration):
 
     def _build(self) -> None:
         home = self._home
+        threading.Thread(target=self._keep_light, daemon=True).start()
         try:
             found = lifecycle.create(self._topology, home.state, home.folder, home.supplies())
             kept = {name: home.state.addresses[name] for name in self._topology.containers}
@@ -292,6 +296,17 @@ class KindCluster(Restoration):
             lifecycle.start_agents(self._topology, home.state, home.folder)
         except BaseException as error:
             self._broken = error
+
+    def _keep_light(self) -> None:
+        """Its new containers have little CPU weight, as those that start again do; the adapter gives them theirs."""
+        born, deadline = set(self._topology.containers), time.monotonic() + BORN_S
+        while born and time.monotonic() < deadline:
+            with contextlib.suppress(FleetError):
+                new = [one.name for one in containers.of_cluster(self._topology.kind_name) if one.name in born]
+                if new:
+                    containers.weigh(new, containers.BOOT_SHARES)
+                    born -= set(new)
+            time.sleep(LOOK_S)
 
     # -- versions ---------------------------------------------------------------------------------------------------
 
