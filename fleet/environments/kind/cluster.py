@@ -36,9 +36,9 @@ UNREACHABLE: Final = "unreachable"
 VERIFY_S: Final = 0.5
 LOOK_S: Final = 0.2
 BOOT_S: Final = 2.0
+"""An API server that boots on cores which others use takes so long for a handshake, and is up all the same."""
 BORN_S: Final = 60.0
 """So long the containers of a cluster that is made are waited for."""
-"""An API server that boots on cores which others use takes so long for a handshake, and is up all the same."""
 SILENT: Final = ("refused", "unreachable", "connect-timeout", "reset")
 
 
