@@ -93,7 +93,7 @@ class Adapter:
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
         self._boots: Mapping[str, float] = {}
-        self._lifted, self._on_their_way = dict[str, float](), 0
+        self._lifted, self._serves = dict[str, float](), False
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -157,7 +157,7 @@ class Adapter:
             if api is None or (nodes and not whole):
                 whole_since = time.monotonic()
             if self.events is not None and whole:
-                self._lift(settled=not self._on_their_way or time.monotonic() - whole_since > SETTLE_S)
+                self._lift(settled=self._serves or time.monotonic() - whole_since > SETTLE_S)
             wait_s = CALM_S if whole and self._lifted == self._boots else BUSY_S
 
     def _lift(self, *, settled: bool) -> None:
@@ -208,7 +208,8 @@ class Adapter:
         self._count()
 
     def _count(self) -> None:
-        self._on_their_way = sum(row.phase != READY for row in self._replicas.rows())
+        rows = self._replicas.rows()  # none: a cluster that was made anew, before anything was asked of it
+        self._serves = bool(rows) and all(row.phase == READY for row in rows)
 
     # -- the cluster API --------------------------------------------------------------------------------------------
 

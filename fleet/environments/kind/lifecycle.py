@@ -203,9 +203,10 @@ def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder, image: str) ->
         api = Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name)
         _put_gpus(api, cluster)
         for path in (manifests.DEPLOYMENTS, manifests.DAEMONSETS):
-            api.delete(path, propagationPolicy="Foreground")
+            containers.surely(partial(api.delete, path, propagationPolicy="Foreground"), FRESH_S)
         deadline = time.monotonic() + NODES_S
-        while left := api.get(f"/api/v1/namespaces/{NAMESPACE}/pods")["items"]:
+        pods = partial(api.get, f"/api/v1/namespaces/{NAMESPACE}/pods")
+        while left := containers.surely(pods, FRESH_S)["items"]:
             if time.monotonic() > deadline:
                 raise FleetError(f"{len(left)} pods of {cluster.name} do not end", hint="fleet down, then up")
             time.sleep(POLL_S)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,10 +227,10 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
         looks.append(len(weighed))
         match len(looks):
             case 3:
-                adapter._on_their_way = 0
+                adapter._serves = True
             case 6:
                 shares.update(dict.fromkeys(shares, 64))  # another life, a replica to come
-                adapter._boots, adapter._on_their_way = dict.fromkeys(shares, 2.0), 1
+                adapter._boots, adapter._serves = dict.fromkeys(shares, 2.0), False
             case 9:
                 monkeypatch.setattr(module, "SETTLE_S", -1.0)  # and that replica never does
             case 12:
@@ -250,7 +251,7 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
     found = "fleet.environments.kind.containers"
     monkeypatch.setattr(f"{found}.of_cluster", lambda _: tuple(light(*one) for one in shares.items()))
     monkeypatch.setattr(f"{found}.weigh", weigh)
-    adapter._api_now, adapter._on_their_way = FakeApi(), 1  # type: ignore[assignment]
+    adapter._api_now = FakeApi()  # type: ignore[assignment]
     adapter.events = EventLog()
     adapter._keep_gpus()
     assert looks == [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
@@ -289,3 +290,13 @@ def test_an_adapter_that_lost_a_thread_ends_and_says_why(when: str, code: int, s
     done = subprocess.run([sys.executable, "-c", LOSES_A_THREAD, when], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (code, said), done.stderr
     assert ("nobody thought of" in done.stderr) is (code != 0)
+
+
+def test_a_cluster_serves_once_all_that_was_asked_of_it_is_ready_and_not_before_anything_was() -> None:
+    adapter = an_adapter()
+    seen: list[bool] = []
+    for pods in ((), (pod("Started"),), (pod(), pod("Scheduled", "curie-1")), (pod(), pod("Ready", "curie-1"))):
+        adapter._replicas.listed([replace(one, uid=one.replica) for one in pods])
+        adapter._count()
+        seen.append(adapter._serves)
+    assert seen == [False, False, False, True]
