@@ -75,8 +75,8 @@ def silently(_: str) -> None:
     """Says nothing."""
 
 
-def drill(file: Path, state: Path) -> tuple[float, float]:
-    """Processor seconds of the harness and its children for each second of the run, and the run's seconds."""
+def drill(file: Path, state: Path) -> float:
+    """Processor seconds of the harness and its children for each second of the run."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     words = ["run", "partition", "--env", "kind", "--fleet", str(file), "--out", str(state / "runs"), "--plain"]
     command = [str(Path(sys.executable).with_name("blackstart")), *words]
@@ -84,7 +84,7 @@ def drill(file: Path, state: Path) -> tuple[float, float]:
     if done.returncode:
         sys.exit(f"✗ the drill did not pass (exit {done.returncode})\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     took_s, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / took_s, took_s
+    return (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / took_s
 
 
 def main(counts: list[int]) -> int:
@@ -104,7 +104,7 @@ def main(counts: list[int]) -> int:
                 made_s = timed(partial(lifecycle.up, FleetSpec.from_toml(file), folder, silently))
                 time.sleep(5)
                 cores, gib = (now - before for now, before in zip(idle(), (bare_cores, bare_gib), strict=True))
-                own_cores, _ = drill(file, Path(state))
+                own_cores = drill(file, Path(state))
             finally:
                 down_s = timed(partial(lifecycle.down, folder, silently))
         row = tuple(whole / count for whole in (made_s, cores, gib, own_cores))
