@@ -93,7 +93,9 @@ class Adapter:
         self._threads: list[threading.Thread] = []
         self._api_now: Api | None = None
         self._boots: Mapping[str, float] = {}
-        self._lifted, self._serves = dict[str, float](), False
+        self._changed = threading.Event()
+        self._loaded, self._serves = frozenset[str](), False
+        self._lifted: dict[str, tuple[float, int]] = {}
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -113,6 +115,7 @@ class Adapter:
                 self._threads.append(thread)
             yield
             self._stop.set()
+            self._changed.set()
             self.end_streams()
 
     def _or_end(self, work: Callable[[], None]) -> None:
@@ -145,7 +148,10 @@ class Adapter:
     def _keep_gpus(self) -> None:
         """Looks at the nodes for ever, and puts on what is missing; a cluster that has come back gets its weight."""
         machines, wait_s, whole_since = self._config.topology.machines, BUSY_S, time.monotonic()
-        while not self._stop.wait(wait_s):
+        while not self._stop.is_set():
+            if self._changed.wait(wait_s):
+                self._changed.clear()
+                self._lift(settled=self._serves)  # first: Kubernetes may be slow to answer
             nodes: tuple[NodeNow, ...] = ()
             if (api := self._api_now) is not None:
                 with contextlib.suppress(FleetError):
@@ -153,26 +159,38 @@ class Adapter:
             if lacking := [f"{node.name}: {', '.join(node.missing)}" for node in nodes if node.missing]:
                 self._log.warning("put on again: %s", "; ".join(lacking))
             self._nodes = nodes
-            whole = len(nodes) == len(machines) and all(n.ready and not n.missing for n in nodes)
-            if api is None or (nodes and not whole):
+            if api is None or (nodes and not self._whole()):
                 whole_since = time.monotonic()
-            if self.events is not None and whole:
-                self._lift(settled=self._serves or time.monotonic() - whole_since > SETTLE_S)
-            wait_s = CALM_S if whole and self._lifted == self._boots else BUSY_S
+            self._lift(settled=self._serves or time.monotonic() - whole_since > SETTLE_S)
+            wait_s = CALM_S if self._whole() and not self._due(settled=True) else BUSY_S
+
+    def _whole(self) -> bool:
+        return len(self._able()) == len(self._config.topology.machines)
+
+    def _due(self, *, settled: bool) -> dict[str, int]:
+        """Container -> CPU weight that it has not got yet in this life: it booted with little. A node has half once a
+        replica on it has its weights, for that takes traffic next, whatever its siblings still have to do; all have
+        their full weight once ``settled`` (all replicas ready). A control plane that is no node has it before that:
+        one that answers late, where cores are short, is taken for lost again."""
+        plan, boots, given = self._config.topology, self._boots, self._lifted
+        if self.events is None:
+            return {}
+        wanted = {one.container: containers.HALF_SHARES for one in plan.machines if one.name in self._loaded}
+        if self._whole():
+            early = () if plan.combined else (plan.control_plane,)
+            wanted |= dict.fromkeys(plan.containers if settled else early, containers.FULL_SHARES)
+        return {name: it for name, it in wanted.items() if given.get(name, (0.0, 0)) < (boots.get(name, 0.0), it)}
 
     def _lift(self, *, settled: bool) -> None:
-        """Full CPU weight for containers that booted with little: all once ``settled``; before that, a control plane
-        that is no node: one that answers late, where cores are short, is taken for lost again."""
-        plan = self._config.topology
-        names = plan.containers if settled else () if plan.combined else (plan.control_plane,)
-        due = {name: self._boots.get(name, 0.0) for name in names}  # a container of another life is light again
-        if due.items() <= self._lifted.items():
+        if not (due := self._due(settled=settled)):
             return
         with contextlib.suppress(FleetError):  # one that is gone just now comes back light
-            found = [one for one in containers.of_cluster(plan.kind_name) if one.name in due]
-            if light := [one.name for one in found if one.shares == containers.BOOT_SHARES]:
-                containers.weigh(light, containers.FULL_SHARES)
-            self._lifted |= due
+            boots, found = self._boots, containers.of_cluster(self._config.topology.kind_name)
+            for shares in sorted(set(due.values())):
+                light = [one.name for one in found if due.get(one.name) == shares and 0 < one.shares < shares]
+                if light:
+                    containers.weigh(light, shares)
+            self._lifted |= {name: (boots.get(name, 0.0), shares) for name, shares in due.items()}
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------
 
@@ -196,6 +214,7 @@ class Adapter:
         self.events = EventLog()
         for event in self._replicas.listed(pods):
             self.events.append(**event, t_emitted=heard_ns)
+        self._loaded = frozenset()
         self._count()
         early, self._early = self._early, []
         for name, state in early:
@@ -210,6 +229,12 @@ class Adapter:
     def _count(self) -> None:
         rows = self._replicas.rows()  # none: a cluster that was made anew, before anything was asked of it
         self._serves = bool(rows) and all(row.phase == READY for row in rows)
+        self._has_weights(*(row.node for row in rows if row.phase == READY))
+
+    def _has_weights(self, *nodes: str) -> None:
+        self._loaded |= set(nodes)
+        if self._due(settled=self._serves):
+            self._changed.set()
 
     # -- the cluster API --------------------------------------------------------------------------------------------
 
@@ -281,6 +306,8 @@ class Adapter:
         if state.phase == "Failed":
             kind = REPLICA_FAILED
         row = self._replicas.told(name, state.phase, state.reason)
+        if kind == REPLICA_WEIGHTS and row is not None:
+            self._has_weights(row.node)
         if kind and row is not None and self.events is not None:
             self.events.append(
                 kind,

@@ -36,6 +36,7 @@ TRY_S: Final = 5.0
 PAUSE_S: Final = 0.5
 FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
+HALF_SHARES: Final = 512
 FULL_SHARES: Final = 1024
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
 OWNER: Final = "blackstart.dev/marker"
@@ -156,7 +157,7 @@ def start(names: Iterable[str], addresses: dict[str, str]) -> None:
 
 def weigh(names: Iterable[str], shares: int) -> None:
     """CPU weight. Clusters share this host's cores, which real ones do not: the boot of one must not be what its
-    neighbours feel of its return, so it takes what they leave until its adapter sees its replicas ready."""
+    neighbours feel of its return, so it takes what they leave until its adapter sees its replicas come."""
     told = [name for name in names if ask_engine(f"/containers/{name}/update", tell={"CpuShares": shares}) is None]
     if told:  # the engine is elsewhere, or has a complaint that its client shows
         docker("update", "--cpu-shares", str(shares), *told)

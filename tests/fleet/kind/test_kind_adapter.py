@@ -6,7 +6,7 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -219,8 +219,22 @@ def test_an_adapter_without_kubernetes_refuses_to_act() -> None:
         Adapter(config, logging.Logger("a"))._alive()
 
 
+def weights(monkeypatch: pytest.MonkeyPatch, names: Sequence[str]) -> tuple[dict[str, int], list[object]]:
+    """Containers that booted light, in place of Docker: their shares, and what was weighed."""
+    shares, weighed = dict.fromkeys(names, 64), list[object]()
+
+    def weigh(names: list[str], to: int) -> None:
+        weighed.append((names, to))
+        shares.update(dict.fromkeys(names, to))
+
+    found = "fleet.environments.kind.containers"
+    monkeypatch.setattr(f"{found}.of_cluster", lambda _: tuple(light(*one) for one in shares.items()))
+    monkeypatch.setattr(f"{found}.weigh", weigh)
+    return shares, weighed
+
+
 def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter, weighed, looks = an_adapter(), list[object](), list[int]()
+    adapter, looks = an_adapter(), list[int]()
     whole = (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
 
     def reconcile(*_: object) -> tuple[NodeNow, ...]:
@@ -241,21 +255,39 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
         monkeypatch.setattr(module, constant, 0.0)
     monkeypatch.setattr(module, "reconcile", reconcile)
     workers = ["blackstart-amber-worker", "blackstart-amber-worker2"]
-    shares = dict.fromkeys(("blackstart-amber-control-plane", *workers), 64)
+    shares, weighed = weights(monkeypatch, ("blackstart-amber-control-plane", *workers))
     adapter._boots = dict.fromkeys(shares, 1.0)
-
-    def weigh(names: list[str], full: int) -> None:
-        weighed.append((names, full))
-        shares.update(dict.fromkeys(names, full))
-
-    found = "fleet.environments.kind.containers"
-    monkeypatch.setattr(f"{found}.of_cluster", lambda _: tuple(light(*one) for one in shares.items()))
-    monkeypatch.setattr(f"{found}.weigh", weigh)
     adapter._api_now = FakeApi()  # type: ignore[assignment]
     adapter.events = EventLog()
     adapter._keep_gpus()
     assert looks == [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
     assert weighed == [(["blackstart-amber-control-plane"], 1024), (workers, 1024)] * 2
+
+
+def test_a_node_has_half_its_weight_once_a_replica_on_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    node, other = "blackstart-amber-worker", "blackstart-amber-worker2"
+
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        adapter._boots = dict.fromkeys(shares, 1.0)
+        second = replace(pod("Started", "chat-large-2"), uid="u2", node="amber-n2")
+        await connected(adapter, pod("Started"), second)
+        adapter._lift(settled=adapter._serves)
+        adapter._changed.clear()
+        assert weighed == []
+        told = {"phase": "Loading", "weights": "sha"}
+        async with client.post(f"{url}/replicas/chat-large-1/state", json=told, headers=TOKEN) as answer:
+            assert answer.status == 200
+        assert adapter._changed.is_set()  # the reconciler does not sleep on
+        adapter._lift(settled=adapter._serves)
+        assert weighed == [([node], 512)]
+        adapter._lift(settled=adapter._serves)
+        assert len(weighed) == 1
+        adapter._listed((pod(), replace(second, phase="Ready")), 1)
+        adapter._lift(settled=adapter._serves)
+        assert weighed[1:] == [([node, other], 1024)]
+
+    shares, weighed = weights(monkeypatch, (node, other))
+    play(monkeypatch, scene)
 
 
 def light(name: str, shares: int = 64) -> Container:
