@@ -100,9 +100,13 @@ def test_restore_ends_processes_removes_the_work_directory_and_lets_go(tmp_path:
     (run / "fleet" / LOCK_NAME).touch()
     (run / "header.json.part").touch()
     locks = hold(state, run)  # no journal at all: killed between lock and journal
-    command = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with subprocess.Popen(command, env={**os.environ, MARKER: "id-of-run"}) as of_the_fleet:
-        with subprocess.Popen([*command, "loadgen.probers", str(run)]) as prober:
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)"]
+    environment = {**os.environ, MARKER: "id-of-run"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as of_the_fleet:
+        with subprocess.Popen([*command, "loadgen.probers", str(run)], stdout=subprocess.PIPE) as prober:
+            for process in (of_the_fleet, prober):  # in mid-exec they have neither command line nor environment
+                assert process.stdout is not None
+                assert process.stdout.readline()
             assert [process.pid for process in children(run)] == [prober.pid]
             assert [lock.run for lock in unhealed(locks)] == [str(run)]
             done = "\n".join(restore(run, state, by="test", drain_s=0.1))

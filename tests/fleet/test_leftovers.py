@@ -67,9 +67,12 @@ def test_everything_is_removed_after_both_were_killed(tmp_path: Path) -> None:
 
 
 def sleeper(work_dir: Path, mark: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(60)", str(work_dir)], env={**os.environ, MARKER: mark}
-    )
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", str(work_dir)]
+    process = subprocess.Popen(command, env={**os.environ, MARKER: mark}, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as said:
+        assert said.readline()  # in mid-exec it has neither of the two yet
+    return process
 
 
 def test_without_the_id_the_work_directory_finds_them_and_nobody_else(tmp_path: Path) -> None:
@@ -89,7 +92,7 @@ def test_without_the_id_the_work_directory_finds_them_and_nobody_else(tmp_path: 
 
 def test_a_directory_that_ends_like_the_work_directory_is_another(tmp_path: Path) -> None:
     mine, other = sleeper(Path("/b/fleet/x"), "unknown"), sleeper(tmp_path / "b" / "fleet", "another")
-    flag = subprocess.Popen(["sleep", "60"], env={**os.environ, MARKER: "third"})
+    flag = sleeper(tmp_path / "c", "third")
     try:
         assert [process.pid for process in living("", Path("/b/fleet"))] == [mine.pid]
         assert [process.pid for process in living("third", Path("/b/flee"))] == [flag.pid]
