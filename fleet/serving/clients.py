@@ -20,7 +20,11 @@ CALL_S: Final = 1.0
 
 
 class Unanswered(Exception):
-    """The other side did not do what it was asked; the text says why."""
+    """The other side did not do what it was asked; the text says why. ``perhaps``: it may have, or may do so yet."""
+
+    def __init__(self, why: str, *, perhaps: bool = False) -> None:
+        super().__init__(why)
+        self.perhaps = perhaps
 
 
 class _Service:
@@ -39,11 +43,13 @@ class _Service:
             async with self._session.request(method, url, data=data, timeout=limit) as response:
                 payload = await response.read()
                 if response.status >= 400:
-                    raise Unanswered(f"{method} {url} answered {response.status}: {payload.decode()[:200]}")
+                    said = f"{method} {url} answered {response.status}: {payload.decode()[:200]}"
+                    raise Unanswered(said, perhaps=response.status >= 500)
                 decoded: dict[str, Any] = msgspec.json.decode(payload)
                 return decoded
         except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:
-            raise Unanswered(f"{method} {url} failed: {error!r}") from error
+            perhaps = not isinstance(error, aiohttp.ClientConnectorError)
+            raise Unanswered(f"{method} {url} failed: {error!r}", perhaps=perhaps) from error
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,7 @@ class Controller:
         self._home = {slot: slot.home for slot in self.slots}
         self._moving: dict[Slot, str] = {}
         self._failbacks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[At] = set()
         self._generation = 0
         self._lock = asyncio.Lock()
         self._tasks = Tasks(log)
@@ -131,8 +132,10 @@ class Controller:
             self._tasks.spawn(self._react_later(self._switches.decision_delay_s))
 
     async def _audit(self, client: ClusterClient) -> None:
-        """A cluster that restarted between two polls came back empty: its own replicas are wanted there again, and
-        surrogates that it held find a new place."""
+        """What a cluster lists against what is wanted there. One that restarted between two polls came back empty: its
+        own replicas are wanted there again, and surrogates that it held, or never got, find a new place. A surrogate
+        that nobody wants (its placing was not answered and came about, or its end was not and did not) fills its slot
+        if that has no place, else it ends."""
         async with self._lock:
             try:
                 listed = await client.replicas()
@@ -140,6 +143,7 @@ class Controller:
                 return
             missing = [s for s, at in self.at.items() if at and at.cluster == client.name and at.replica not in listed]
             self._log.log(logging.WARNING if missing else logging.DEBUG, "%s lacks %s", client.name, missing)
+            stray = [at for name in listed if (at := self._unwanted(client.name, name))]
             at_home = [slot for slot in missing if self._home[slot] == client.name]
             for model in dict.fromkeys(slot.model for slot in at_home):
                 self._events.append(DECIDED, model=model, detail={"from": [client.name], "to": [client.name]})
@@ -149,8 +153,22 @@ class Controller:
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in at_home))
             except Unanswered as error:
                 self._log.warning("%s came back empty and does not answer: %s", client.name, error)  # the next audit
-        if missing and self._switches.reaction == "automatic":
+        await asyncio.gather(*map(self._end, stray))
+        if (missing or stray) and self._switches.reaction == "automatic":
             await self.react()
+
+    def _unwanted(self, cluster: str, replica: str) -> At | None:
+        """A surrogate that no slot is at; one whose slot has no place is at it from now on."""
+        at, slot = At(cluster, replica), self._slot_of(replica)
+        if slot is None or replica == slot.name or at in self._ending or at in self.at.values():
+            return None
+        if self.at[slot] is None and slot not in self._moving:
+            self._log.warning("%s is in %s after all", replica, cluster)
+            self.at[slot] = at
+            self.unplaceable.pop(slot, None)
+            return None
+        self._log.warning("nobody wants %s in %s: it ends", replica, cluster)
+        return at
 
     # -- placement ----------------------------------------------------------------------------------------------
 
@@ -221,15 +239,16 @@ class Controller:
         return slot not in self._moving and (at is None or self.state[at.cluster] == "lost")
 
     async def _put(self, places: Places, *, first: bool = False) -> bool:
-        """Wants each replica at its place; False when a cluster did not take one (that slot has no place then)."""
+        """Wants each replica at its place; False when a cluster did not take one (that slot has no place then). One
+        that may have been taken counts as placed: the audit sees whether it was."""
 
         async def put(slot: Slot, room: Room, replica: str) -> bool:
             try:
                 await self._clusters[room.cluster].put(replica, slot.model, room.node)
             except Unanswered as error:
                 self._log.warning("%s was not placed: %s", replica, error)
-                self.at[slot] = None
-                return False
+                self.at[slot] = At(room.cluster, replica) if error.perhaps else None
+                return error.perhaps
             self.at[slot] = At(room.cluster, replica)
             return True
 
@@ -343,6 +362,7 @@ class Controller:
 
     async def _end(self, at: At) -> None:
         """Drains at the gateway, then deletes; a gateway that does not answer does not stop the deletion."""
+        self._ending.add(at)
         try:
             await self._gateway.drain(at.cluster, at.replica)
         except Unanswered as error:
@@ -350,4 +370,6 @@ class Controller:
         try:
             await self._clusters[at.cluster].delete(at.replica)
         except Unanswered as error:
-            self._log.warning("%s was not deleted: %s", at.replica, error)
+            self._log.warning("%s was not deleted: %s", at.replica, error)  # the next audit
+        finally:
+            self._ending.discard(at)

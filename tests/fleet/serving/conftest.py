@@ -81,6 +81,8 @@ class ControlPlane:
         self.nodes = dict(nodes)
         self.gpus_of: dict[str, int] = {}
         self.auto_ready = True
+        self.late_s = (0.0, 0.0)  # before a replica is placed, and after it, until the answer
+        self.refuses = 0  # so many deletions
         self.url = ""
         self.calls: list[tuple[str, str]] = []
         self._lab = lab
@@ -149,6 +151,10 @@ class ControlPlane:
     async def _put(self, request: web.Request) -> web.Response:
         name, body = request.match_info["name"], await request.json()
         self.calls.append(("put", name))
+        return await asyncio.shield(asyncio.create_task(self._place(name, body)))  # also when nobody waits any more
+
+    async def _place(self, name: str, body: dict[str, Any]) -> web.Response:
+        await asyncio.sleep(self.late_s[0])
         if name not in self.replicas:
             gpus = self.gpus_of.get(body["model"], 1)
             node = body.get("node") or max(self.nodes, key=self._free)
@@ -156,11 +162,15 @@ class ControlPlane:
             phase = "Ready" if self.auto_ready else "Loading"
             row = {"name": name, "model": body["model"], "gpus": gpus, "node": node, "phase": phase}
             self.replicas[name] = row | {"reason": "", "url": "http://127.0.0.1:9"}
+        await asyncio.sleep(self.late_s[1])
         return web.json_response(self.replicas[name])
 
     async def _delete(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         self.calls.append(("delete", name))
+        if self.refuses:
+            self.refuses -= 1
+            return web.json_response({"error": "later"}, status=503)
         if name in self.replicas:
             self.gone(name)
         return web.json_response({})

@@ -306,6 +306,46 @@ def test_a_second_cluster_lost_on_the_way_home_does_not_place_twice(stage: Any) 
     asyncio.run(go())
 
 
+@pytest.mark.parametrize("late_s", [(0.0, 1.3), (1.6, 0.0)], ids=["placed, answered late", "placed late"])
+def test_what_was_placed_and_not_answered_runs_once(stage: Any, late_s: tuple[float, float]) -> None:
+    async def go() -> None:
+        async with stage(gpus=24) as s:
+            survivors = [s.clusters[name] for name in ("amber", "jade")]
+            for cluster in survivors:
+                cluster.late_s = late_s
+            await s.lose("cobalt")
+            await s.it.until(lambda: sum(kind == "put" for c in survivors for kind, _ in c.calls) >= 5)
+            for cluster in survivors:
+                cluster.late_s = (0.0, 0.0)
+            wanted = s.api.controller.at
+
+            def once() -> bool:
+                placed = {(c.name, name) for c in survivors for name in c.replicas}
+                return len(placed) == 5 and placed == {(at.cluster, at.replica) for at in wanted.values() if at}
+
+            await asyncio.sleep(2.0)  # the last answer that nobody waits for is in
+            await s.it.until(once)
+            assert s.api.controller.unplaceable == {}
+            if not late_s[0]:
+                assert len(s.events("decided")) == 3, "what was there already was not placed again"
+
+    asyncio.run(go())
+
+
+def test_a_surrogate_whose_end_was_refused_ends_with_the_next_audit(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            await s.lose("cobalt")
+            await s.settled(big=1, chat=3, code=1)
+            for name in ("amber", "jade"):
+                s.clusters[name].refuses = 2
+            await s.clusters["cobalt"].power_on()
+            await s.it.until(lambda: len(s.events("failback")) == 3)
+            await s.it.until(lambda: s.where() == HOME)
+
+    asyncio.run(go())
+
+
 def test_manual_reaction_moves_nothing_until_it_is_decided(stage: Any) -> None:
     async def go() -> None:
         async with stage(reaction="manual") as s:
