@@ -8,6 +8,7 @@ looks at whether it is mounted.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -45,6 +46,13 @@ DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 DNS: Final = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
 """Nothing here resolves a name: its two pods would only cost a booting cluster its cores."""
+NO_FSYNC: Final = {
+    "apiVersion": "kubeadm.k8s.io/v1beta3",
+    "kind": "ClusterConfiguration",
+    "etcd": {"local": {"extraArgs": {"unsafe-no-fsync": "true"}}},
+}
+"""The etcds of all clusters share this host's disk, and would wait for each other there. What they wrote outlives a
+SIGKILL all the same: it is with the kernel; the host's own crash may cost the fleet, which is made anew in a minute."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
@@ -66,6 +74,7 @@ def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str,
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster.kind_name,
+        "kubeadmConfigPatches": [json.dumps(NO_FSYNC)],
         "networking": {"podSubnet": cluster.pod_subnet, "serviceSubnet": cluster.service_subnet},
         "nodes": [node(first, "control-plane"), *(node(container, "worker") for container in rest)],
     }
