@@ -29,6 +29,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 
 from fleet.environments.kind import containers, manifests
+from fleet.environments.kind.containers import FULL_SHARES, HALF_SHARES, PLANE_SHARES
 from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import READY, Pod
@@ -170,15 +171,14 @@ class Adapter:
     def _due(self, *, settled: bool) -> dict[str, int]:
         """Container -> CPU weight that it has not got yet in this life: it booted with little. A node has half once a
         replica on it has its weights, for that takes traffic next, whatever its siblings still have to do; all have
-        their full weight once ``settled`` (all replicas ready). A control plane that is no node has it before that:
-        one that answers late, where cores are short, is taken for lost again."""
+        their full weight once ``settled`` (all replicas ready). A control plane that is no node waits for neither."""
         plan, boots, given = self._config.topology, self._boots, self._lifted
         if self.events is None:
             return {}
-        wanted = {one.container: containers.HALF_SHARES for one in plan.machines if one.name in self._loaded}
+        wanted = {one.container: HALF_SHARES for one in plan.machines if one.name in self._loaded}
         if self._whole():
-            early = () if plan.combined else (plan.control_plane,)
-            wanted |= dict.fromkeys(plan.containers if settled else early, containers.FULL_SHARES)
+            wanted |= dict.fromkeys(plan.containers if settled else (), FULL_SHARES)
+            wanted |= {} if plan.combined else {plan.control_plane: PLANE_SHARES}
         return {name: it for name, it in wanted.items() if given.get(name, (0.0, 0)) < (boots.get(name, 0.0), it)}
 
     def _lift(self, *, settled: bool) -> None:
@@ -187,7 +187,9 @@ class Adapter:
         with contextlib.suppress(FleetError):  # one that is gone just now comes back light
             boots, found = self._boots, containers.of_cluster(self._config.topology.kind_name)
             for shares in sorted(set(due.values())):
-                light = [one.name for one in found if due.get(one.name) == shares and 0 < one.shares < shares]
+                light = [
+                    one.name for one in found if due.get(one.name) == shares and (one.shares or FULL_SHARES) < shares
+                ]
                 if light:
                     containers.weigh(light, shares)
             self._lifted |= {name: (boots.get(name, 0.0), shares) for name, shares in due.items()}

@@ -291,7 +291,7 @@ class KindCluster(Restoration):
             if found != kept:  # everybody outside knows the old ones
                 containers.kill(self._topology.containers)
                 containers.start(self._topology.containers, kept)
-                containers.weigh(self._topology.containers, containers.FULL_SHARES)
+                containers.lift(self._topology.containers)
                 lifecycle.await_api(self._topology, home.state, home.folder)
             lifecycle.start_agents(self._topology, home.state, home.folder)
         except BaseException as error:

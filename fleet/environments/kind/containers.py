@@ -38,6 +38,8 @@ FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
 HALF_SHARES: Final = 512
 FULL_SHARES: Final = 1024
+PLANE_SHARES: Final = 4096
+"""Of a control plane that is no node: it needs little, and at once, since one that answers late is taken for lost."""
 SUBNETS: Final = ("172.29.0.0/16", "172.30.0.0/16", "172.31.0.0/16", "10.229.0.0/16")
 OWNER: Final = "blackstart.dev/marker"
 """The label of a network that says whose it is."""
@@ -161,6 +163,12 @@ def weigh(names: Iterable[str], shares: int) -> None:
     told = [name for name in names if ask_engine(f"/containers/{name}/update", tell={"CpuShares": shares}) is None]
     if told:  # the engine is elsewhere, or has a complaint that its client shows
         docker("update", "--cpu-shares", str(shares), *told)
+
+
+def lift(names: Iterable[str]) -> None:
+    """Full CPU weight for those of them that have less."""
+    if light := [one.name for one in inspect(names) if 0 < one.shares < FULL_SHARES]:
+        weigh(light, FULL_SHARES)
 
 
 def keep_address(name: str, address: str) -> None:

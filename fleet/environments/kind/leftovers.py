@@ -77,7 +77,7 @@ def _heal(state: FleetState, name: str, wanted: tuple[str, ...], folder: Folder)
         done.append(f"{name} thawed")
     if any(one.state not in ("running", "paused") for one in found):
         containers.start(wanted, state.addresses)
-        containers.weigh(wanted, containers.FULL_SHARES)
+        containers.lift(wanted)
         done.append(f"{name} started again")
     done += [f"{one} plugged in again" for one in containers.plug_in(wanted, state.addresses)]
     return done + [line for line in at_once(lambda one: surely(partial(_mend_node, one)), list(wanted)) if line]

@@ -184,7 +184,7 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
         hosting.start(state, folder, say)
     hosting.await_served(state, folder, say)
     for cluster in state.clusters:
-        containers.weigh(cluster.containers, containers.FULL_SHARES)
+        containers.lift(cluster.containers)
     return folder.change()
 
 

@@ -261,7 +261,7 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
     adapter.events = EventLog()
     adapter._keep_gpus()
     assert looks == [0, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]
-    assert weighed == [(["blackstart-amber-control-plane"], 1024), (workers, 1024)] * 2
+    assert weighed == [(["blackstart-amber-control-plane"], 4096), (workers, 1024)] * 2
 
 
 def test_a_node_has_half_its_weight_once_a_replica_on_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
