@@ -29,7 +29,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge
 
 from fleet.environments.kind import containers, manifests
-from fleet.environments.kind.containers import FULL_SHARES, HALF_SHARES, PLANE_SHARES
+from fleet.environments.kind.containers import FULL_SHARES, PLANE_SHARES
 from fleet.environments.kind.kubernetes.client import Api, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import READY, Pod
@@ -169,13 +169,13 @@ class Adapter:
         return len(self._able()) == len(self._config.topology.machines)
 
     def _due(self, *, settled: bool) -> dict[str, int]:
-        """Container -> CPU weight that it has not got yet in this life: it booted with little. A node has half once a
-        replica on it has its weights, for that takes traffic next, whatever its siblings still have to do; all have
-        their full weight once ``settled`` (all replicas ready). A control plane that is no node waits for neither."""
+        """Container -> CPU weight that it has not got yet in this life: it booted with little. A node has its own once
+        a replica on it has its weights, for that takes traffic next, whatever its siblings still have to do; the rest
+        once ``settled`` (all replicas ready). A control plane that is no node waits for neither."""
         plan, boots, given = self._config.topology, self._boots, self._lifted
         if self.events is None:
             return {}
-        wanted = {one.container: HALF_SHARES for one in plan.machines if one.name in self._loaded}
+        wanted = {one.container: FULL_SHARES for one in plan.machines if one.name in self._loaded}
         if self._whole():
             wanted |= dict.fromkeys(plan.containers if settled else (), FULL_SHARES)
             wanted |= {} if plan.combined else {plan.control_plane: PLANE_SHARES}
@@ -192,6 +192,7 @@ class Adapter:
                 ]
                 if light:
                     containers.weigh(light, shares)
+                    self._log.info("CPU weight %d: %s", shares, ", ".join(light))
             self._lifted |= {name: (boots.get(name, 0.0), shares) for name, shares in due.items()}
 
     # -- what the watch tells (from its thread) ---------------------------------------------------------------------

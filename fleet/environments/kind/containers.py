@@ -36,7 +36,6 @@ TRY_S: Final = 5.0
 PAUSE_S: Final = 0.5
 FREEZER: Final = Path("/sys/fs/cgroup/freezer/docker")
 BOOT_SHARES: Final = 64
-HALF_SHARES: Final = 512
 FULL_SHARES: Final = 1024
 PLANE_SHARES: Final = 4096
 """Of a control plane that is no node: it needs little, and at once, since one that answers late is taken for lost."""

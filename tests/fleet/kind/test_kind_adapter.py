@@ -264,7 +264,7 @@ def test_a_cluster_that_came_back_gets_its_weight_control_plane_first(monkeypatc
     assert weighed == [(["blackstart-amber-control-plane"], 4096), (workers, 1024)] * 2
 
 
-def test_a_node_has_half_its_weight_once_a_replica_on_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_has_its_weight_once_a_replica_on_it_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     node, other = "blackstart-amber-worker", "blackstart-amber-worker2"
 
     async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
@@ -279,12 +279,12 @@ def test_a_node_has_half_its_weight_once_a_replica_on_it_has_its_own(monkeypatch
             assert answer.status == 200
         assert adapter._changed.is_set()  # the reconciler does not sleep on
         adapter._lift(settled=adapter._serves)
-        assert weighed == [([node], 512)]
+        assert weighed == [([node], 1024)]
         adapter._lift(settled=adapter._serves)
         assert len(weighed) == 1
         adapter._listed((pod(), replace(second, phase="Ready")), 1)
         adapter._lift(settled=adapter._serves)
-        assert weighed[1:] == [([node, other], 1024)]
+        assert weighed[1:] == [([other], 1024)]
 
     shares, weighed = weights(monkeypatch, (node, other))
     play(monkeypatch, scene)
