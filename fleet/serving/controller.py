@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -128,6 +128,7 @@ class Controller:
         if (task := self._failbacks.pop(cluster, None)) is not None:
             task.cancel()
         self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}
+        self._ending = {at for at in self._ending if at.cluster != cluster}
         if self._switches.reaction == "automatic":
             self._tasks.spawn(self._react_later(self._switches.decision_delay_s))
 
@@ -143,7 +144,7 @@ class Controller:
                 return
             missing = [s for s, at in self.at.items() if at and at.cluster == client.name and at.replica not in listed]
             self._log.log(logging.WARNING if missing else logging.DEBUG, "%s lacks %s", client.name, missing)
-            stray = [at for name in listed if (at := self._unwanted(client.name, name))]
+            stray = self._stray(client.name, listed, {slot.name for slot in self.slots})
             at_home = [slot for slot in missing if self._home[slot] == client.name]
             for model in dict.fromkeys(slot.model for slot in at_home):
                 self._events.append(DECIDED, model=model, detail={"from": [client.name], "to": [client.name]})
@@ -154,21 +155,26 @@ class Controller:
             except Unanswered as error:
                 self._log.warning("%s came back empty and does not answer: %s", client.name, error)  # the next audit
         await asyncio.gather(*map(self._end, stray))
-        if (missing or stray) and self._switches.reaction == "automatic":
-            await self.react()
+        if (missing or stray or self.unplaceable) and self._switches.reaction == "automatic":
+            await self.react(lost=False)
 
-    def _unwanted(self, cluster: str, replica: str) -> At | None:
-        """A surrogate that no slot is at; one whose slot has no place is at it from now on."""
-        at, slot = At(cluster, replica), self._slot_of(replica)
-        if slot is None or replica == slot.name or at in self._ending or at in self.at.values():
-            return None
-        if self.at[slot] is None and slot not in self._moving:
-            self._log.warning("%s is in %s after all", replica, cluster)
-            self.at[slot] = at
-            self.unplaceable.pop(slot, None)
-            return None
-        self._log.warning("nobody wants %s in %s: it ends", replica, cluster)
-        return at
+    def _stray(self, cluster: str, listed: Iterable[str], homes: Collection[str]) -> list[At]:
+        """Replicas of ours in a cluster that nobody wants there, but for its ``homes``. One whose slot has no place is
+        at it from now on: what runs already is the best place there is."""
+        found = []
+        for name in sorted(listed):
+            at, slot = At(cluster, name), self._slot_of(name)
+            if slot is None or name in homes or at in self._ending or at in self.at.values():
+                continue
+            if self.at[slot] is None and slot not in self._moving:
+                self._log.warning("%s is in %s: taken on", name, cluster)
+                self.at[slot] = at
+                self.unplaceable.pop(slot, None)
+            else:
+                self._log.warning("%s is in %s and nobody wants it: it ends", name, cluster)
+                found.append(at)
+        self._ending |= set(found)
+        return found
 
     # -- placement ----------------------------------------------------------------------------------------------
 
@@ -215,10 +221,11 @@ class Controller:
         await asyncio.sleep(delay_s)
         await self.react()
 
-    async def react(self) -> tuple[str, ...]:
-        """Finds new places for every slot that has none; returns the models decided on."""
+    async def react(self, *, lost: bool = True) -> tuple[str, ...]:
+        """Finds new places for every slot that has none; returns the models decided on. ``lost``: also for those in a
+        lost cluster; a decision about them may take its time."""
         async with self._lock:
-            displaced = [slot for slot in self.slots if self._displaced(slot)]
+            displaced = [slot for slot in self.slots if self._displaced(slot) and (lost or self.at[slot] is None)]
             if not displaced:
                 return ()
             rooms = await self._rooms()
@@ -311,11 +318,9 @@ class Controller:
 
         Slots whose replica is listed are asked for as well: the wish is idempotent, and the cluster may be empty."""
         async with self._lock:
-            keep = {slot.name for slot in movers} | {at.replica for at in self.at.values() if at}
             try:
-                stale = [name for name in await client.replicas() if self._slot_of(name) and name not in keep]
-                for name in sorted(stale):
-                    await self._end(At(client.name, name))
+                for at in self._stray(client.name, await client.replicas(), {slot.name for slot in movers}):
+                    await self._end(at)
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in movers))
             except Unanswered as error:
                 self._log.warning("%s: fail-back waits: %s", client.name, error)
@@ -356,13 +361,15 @@ class Controller:
             surrogate, self.at[slot] = self.at[slot], home
             self.unplaceable.pop(slot, None)
             self._moving.pop(slot, None)
-        if surrogate is not None and surrogate != home and self.state[surrogate.cluster] == "up":
-            await asyncio.shield(self._tasks.spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
+            if surrogate is None or surrogate == home or self.state[surrogate.cluster] != "up":
+                return True
+            self._ending.add(surrogate)  # here: an audit may have the lock next
+        await asyncio.shield(self._tasks.spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
         return True
 
     async def _end(self, at: At) -> None:
-        """Drains at the gateway, then deletes; a gateway that does not answer does not stop the deletion."""
-        self._ending.add(at)
+        """Drains at the gateway, then deletes; a gateway that does not answer does not stop the deletion. Who calls it
+        has put ``at`` among those that are ending."""
         try:
             await self._gateway.drain(at.cluster, at.replica)
         except Unanswered as error:

@@ -279,7 +279,9 @@ class KindCluster(Restoration):
         if not containers.of_cluster(self._topology.kind_name):
             return tuple(Signal(stage, False, "no container yet") for stage in ("api", "nodes", "gpus", "agents"))
         found = self.verify_power_on()
-        agents = Signal("agents", made, "the DaemonSet stands" if made else "still being made")
+        nodes = self._answers()[1] if made else []
+        said = "; ".join(map(str, nodes)) if made else "still being made"
+        agents = Signal("agents", made and all(node.ok for node in nodes), said)
         return (*found, agents) if len(found) == 3 else (*found, Signal("gpus", False, "not asked"), agents)
 
     def _build(self) -> None:

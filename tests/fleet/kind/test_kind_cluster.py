@@ -279,6 +279,9 @@ def test_a_cluster_is_not_rebuilt_before_its_agents_are_there(
     ended.wait(10)
     assert cobalt._building is not None
     cobalt._building.join(10)
+    assert not cobalt.verify_rebuilt()[-1].ok, "the DaemonSet stands, its pods do not answer yet"
+    well = Answer("http://172.29.0.7:7070/healthz", "answered", 200)
+    monkeypatch.setattr(KindCluster, "_answers", lambda _: (well, [well]))
     assert all(one.ok for one in cobalt.verify_rebuilt())
 
 

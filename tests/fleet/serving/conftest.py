@@ -83,6 +83,7 @@ class ControlPlane:
         self.auto_ready = True
         self.late_s = (0.0, 0.0)  # before a replica is placed, and after it, until the answer
         self.refuses = 0  # so many deletions
+        self.slow = False  # too slow to say that it is ready
         self.url = ""
         self.calls: list[tuple[str, str]] = []
         self._lab = lab
@@ -139,7 +140,7 @@ class ControlPlane:
         return self.nodes[node] - used
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        return web.json_response({"ready": True})
+        return web.json_response({"ready": not self.slow}, status=503 if self.slow else 200)
 
     async def _nodes(self, _: web.Request) -> web.Response:
         rows = [{"name": n, "gpus": g, "free": self._free(n), "ready": True} for n, g in self.nodes.items()]

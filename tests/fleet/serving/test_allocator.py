@@ -346,6 +346,43 @@ def test_a_surrogate_whose_end_was_refused_ends_with_the_next_audit(stage: Any) 
     asyncio.run(go())
 
 
+def test_what_runs_in_a_cluster_that_was_only_slow_is_taken_on_where_it_is(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            amber, jade = s.clusters["amber"], s.clusters["jade"]
+            amber.nodes["amber-n1"] = 1
+            await s.lose("cobalt")
+            await s.it.until(
+                lambda: s.where() == {"big": ["jade"], "chat": ["amber", "jade", "jade"], "code": ["jade"]}
+            )
+            before = sorted(jade.replicas)
+            jade.slow = True
+            await s.it.until(lambda: len(s.api.controller.unplaceable) == 4)
+            jade.slow = False
+            await s.it.until(lambda: not s.api.controller.unplaceable)
+            await s.it.until(lambda: any(e.cluster == "jade" for e in s.events("failback")))
+            await asyncio.sleep(0.3)
+            assert sorted(jade.replicas) == before, "what ran there runs on, once"
+            assert not any(kind == "delete" for kind, _ in jade.calls)
+
+    asyncio.run(go())
+
+
+def test_what_found_no_room_finds_it_as_soon_as_there_is_some(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            amber, jade = s.clusters["amber"], s.clusters["jade"]
+            amber.nodes["amber-n1"] = jade.nodes["jade-n1"] = 3
+            await s.lose("cobalt")
+            await s.settled(chat=3, code=1)
+            await s.it.until(lambda: [slot.model for slot in s.api.controller.unplaceable] == ["big"])
+            amber.nodes["amber-n1"] += 4  # others ended: no cluster came or went
+            await s.settled(big=1, chat=3, code=1)
+            assert not s.api.controller.unplaceable
+
+    asyncio.run(go())
+
+
 def test_manual_reaction_moves_nothing_until_it_is_decided(stage: Any) -> None:
     async def go() -> None:
         async with stage(reaction="manual") as s:
