@@ -11,10 +11,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from history.op import Op
-from history.records import ClusterFacts, FleetFacts, Placement, Signal, Target
+
+if TYPE_CHECKING:  # a pod imports this package at its start and needs none of them
+    from history.records import ClusterFacts, FleetFacts, Placement, Signal, Target
 
 Emit = Callable[[Op], None]
 """Takes an op for the history, stamped on receipt."""

@@ -14,12 +14,15 @@ from __future__ import annotations
 import tomllib
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 import msgspec
 
 from history.errors import UsageError, meant
-from history.records import MixEntry, ModelFacts, ModelKind
+from history.op import ModelKind
+
+if TYPE_CHECKING:  # a model server, who needs neither, starts without them
+    from history.records import MixEntry, ModelFacts
 
 MIB = 1024 * 1024
 _HELP = (
@@ -249,6 +252,8 @@ class FleetSpec:
 
     def model_facts(self) -> tuple[ModelFacts, ...]:
         """The models as a run's header records them."""
+        from history.records import ModelFacts
+
         return tuple(
             ModelFacts(
                 name=m.name,
@@ -267,6 +272,8 @@ class FleetSpec:
 
     def mix_entries(self) -> tuple[MixEntry, ...]:
         """The load over the fleet's models by their declared shares; models of share 0 are left out."""
+        from history.records import MixEntry
+
         return tuple(
             MixEntry(name, m.kind, share, m.prompt_tokens, m.max_tokens, m.stream and m.kind != "embedding")
             for m in self.models

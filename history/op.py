@@ -33,6 +33,7 @@ REQUEST_SOURCES: Final = (LOAD, CANARY, CLUSTER_PROBER)
 CHAT: Final = "chat"
 COMPLETION: Final = "completion"
 EMBEDDING: Final = "embedding"
+ModelKind = Literal["chat", "completion", "embedding"]
 
 # Kinds of prober ops.
 PROBE_ENTRY: Final = "probe.entry"

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from history.clock import Anchor
+from history.op import ModelKind as ModelKind
 
 SCHEMA_VERSION = 1
-
-ModelKind = Literal["chat", "completion", "embedding"]
 
 
 @dataclass(frozen=True)

@@ -23,23 +23,21 @@ from collections.abc import AsyncIterator
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import click
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
-from fleet.serving.byhand import options, run_by_hand
 from fleet.serving.cache import CacheIndex
 from fleet.serving.config import AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
 from fleet.serving.relay import Flight
 from fleet.serving.serve import application, process_log, serve
-from fleet.serving.weights import Manifest, WeightObject, decode_manifest, manifest_path, object_path
+from fleet.serving.weights import Fetch, Fetched, Manifest, WeightObject, decode_manifest, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
 from history.op import LOCAL, PEER, STORE
@@ -51,25 +49,6 @@ WEIGHTS_CORRUPT: Final = "weights.corrupt"
 """Event of an object that failed its hash; detail["sha256"], detail["source"] (a tier), detail["url"]."""
 
 _FARTHEST: Final = (STORE, PEER, LOCAL)
-
-
-class Fetch(msgspec.Struct, frozen=True):
-    """Body of ``POST /fetch``."""
-
-    model: str
-    corrupt: tuple[str, ...] = ()
-
-
-class Fetched(msgspec.Struct, frozen=True):
-    """Answer to it. ``paths`` are in the manifest's order, as are ``objects``."""
-
-    model: str
-    paths: tuple[str, ...]
-    objects: tuple[WeightObject, ...]
-    source: str
-    bytes: int
-    seconds: float
-    lease: int
 
 
 class AgentMetrics:
@@ -407,12 +386,7 @@ def run(config: AgentConfig) -> None:
     serve(build_app(config, log), config.host, config.port, log=log)
 
 
-@click.command()
-@options(AgentConfig)
-def main(**given: Any) -> None:
-    """Run a node's weight cache: POST /fetch {"model": NAME} brings a model's weights onto this node."""
-    run_by_hand(run, AgentConfig(**given))
-
-
 if __name__ == "__main__":
-    main()
+    from fleet.serving.byhand import by_hand
+
+    by_hand(run, AgentConfig, "Run a node's weight cache: POST /fetch brings a model's weights onto this node.")

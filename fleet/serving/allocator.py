@@ -16,19 +16,16 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 import aiohttp
-import click
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from fleet.serving.byhand import fleet_file, options, run_by_hand
 from fleet.serving.clients import ClusterClient, GatewayClient
 from fleet.serving.config import AllocatorConfig
 from fleet.serving.controller import Controller
 from fleet.serving.events import EventLog
 from fleet.serving.serve import application, process_log, serve, token_headers
-from fleet.spec import FleetSpec
 
 
 class AllocatorApi(Collector):
@@ -119,13 +116,7 @@ def run(config: AllocatorConfig) -> None:
     serve(app, config.host, config.port, log=log)
 
 
-@click.command()
-@options(AllocatorConfig)
-@fleet_file
-def main(fleet: FleetSpec, **given: Any) -> None:
-    """Run the allocator over one or more clusters."""
-    run_by_hand(run, AllocatorConfig(**given, models=fleet.models, switches=fleet.switches))
-
-
 if __name__ == "__main__":
-    main()
+    from fleet.serving.byhand import by_hand
+
+    by_hand(run, AllocatorConfig, "Run the allocator over one or more clusters.")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -68,16 +68,29 @@ def _read(_: click.Context, __: click.Parameter, path: Path) -> FleetSpec:
         return FleetSpec.from_toml(path).validated()
 
 
-fleet_file = click.option(
+_FLEET: Final = click.option(
     "--fleet",
     type=click.Path(path_type=Path),
     callback=_read,
     required=True,
     help="TOML file that describes the fleet: its models and switches (docs/fleet.toml is a commented one).",
 )
+_MODEL: Final = click.option("--model", required=True, help="Model (or pool) of the fleet that it serves.")
 
 
-def run_by_hand(run: Callable[[Config], None], config: Config) -> None:
-    """Runs it with the token of the environment."""
-    with plainly():
-        run(replace(config, token=os.environ.get(TOKEN_VARIABLE, "")))  # type: ignore[type-var]
+def by_hand(run: Callable[[Config], None], config: type[Config], about: str) -> None:
+    """The command line of a module: ``run`` with the ``config`` that its options give, with the token of the
+    environment. A config with models, or with one model, takes them from a fleet file."""
+    names = {one.name for one in fields(config)}  # type: ignore[arg-type]
+
+    def main(fleet: FleetSpec | None = None, model: str = "", **given: Any) -> None:
+        with plainly():
+            if fleet is not None and model:
+                given["model"] = fleet.model(model)
+            elif fleet is not None:
+                given |= {"models": fleet.models, "switches": fleet.switches}
+            run(config(**given, token=os.environ.get(TOKEN_VARIABLE, "")))  # type: ignore[call-arg]
+
+    command: Command = _MODEL(main) if "model" in names else main
+    command = _FLEET(command) if names & {"model", "models"} else command
+    click.command(help=about)(options(config)(command))()

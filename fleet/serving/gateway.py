@@ -17,22 +17,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import click
 import msgspec
 from aiohttp import web
 from multidict import CIMultiDict
 from prometheus_client import CollectorRegistry
 
-from fleet.serving.byhand import fleet_file, options, run_by_hand
 from fleet.serving.config import GatewayConfig
 from fleet.serving.gateway_metrics import GatewayMetrics
 from fleet.serving.routing import Replica, Routes
 from fleet.serving.serve import application, process_log, serve
 from fleet.serving.watching import Watching
-from fleet.spec import FleetSpec
 from history.clock import NS_PER_S, now_ns
 
 PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -289,13 +286,7 @@ def run(config: GatewayConfig) -> None:
     serve(app, config.host, config.port, log=log)
 
 
-@click.command()
-@options(GatewayConfig)
-@fleet_file
-def main(fleet: FleetSpec, **given: Any) -> None:
-    """Run the gateway in front of one or more clusters."""
-    run_by_hand(run, GatewayConfig(**given, models=fleet.models, switches=fleet.switches))
-
-
 if __name__ == "__main__":
-    main()
+    from fleet.serving.byhand import by_hand
+
+    by_hand(run, GatewayConfig, "Run the gateway in front of one or more clusters.")

@@ -17,8 +17,7 @@ from typing import Final
 import aiohttp
 import msgspec
 
-from fleet.serving.agent import Fetch, Fetched
-from fleet.serving.weights import WeightObject
+from fleet.serving.weights import Fetch, Fetched, WeightObject
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
 from history.op import RESIDENT

@@ -22,21 +22,18 @@ from collections.abc import AsyncIterator
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import aiohttp
-import click
 import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from fleet.serving.byhand import fleet_file, options, plainly, run_by_hand
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
 from fleet.serving.serve import application, process_log, serve, token_headers
 from fleet.serving.server_metrics import ServerMetrics
-from fleet.spec import FleetSpec
 from history.clock import NS_PER_MS, NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
 from history.op import EMBEDDING, RESIDENT
@@ -303,16 +300,7 @@ def run(config: ServerConfig, listening: socket.socket | None = None) -> None:
     serve(app, config.host, config.port, log=log, drain=model.drain, listening=listening)
 
 
-@click.command()
-@options(ServerConfig)
-@fleet_file
-@click.option("--model", required=True, help="Model (or pool) of the fleet that it serves.")
-def main(fleet: FleetSpec, model: str, **given: Any) -> None:
-    """Run one model replica."""
-    with plainly():
-        served = fleet.model(model)
-    run_by_hand(run, ServerConfig(**given, model=served))
-
-
 if __name__ == "__main__":
-    main()
+    from fleet.serving.byhand import by_hand
+
+    by_hand(run, ServerConfig, "Run one model replica.")

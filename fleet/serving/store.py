@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import click
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
-from fleet.serving.byhand import options, run_by_hand
 from fleet.serving.config import StoreConfig
 from fleet.serving.serve import application, process_log, serve
 from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
@@ -151,12 +149,7 @@ def run(config: StoreConfig) -> None:
     serve(build_app(config), config.host, config.port, log=process_log(f"store-{config.name}", config.log_dir))
 
 
-@click.command()
-@options(StoreConfig)
-def main(**given: Any) -> None:
-    """Run a weight store: GET /models/NAME, GET /objects/SHA256?cluster=NAME."""
-    run_by_hand(run, StoreConfig(**given))
-
-
 if __name__ == "__main__":
-    main()
+    from fleet.serving.byhand import by_hand
+
+    by_hand(run, StoreConfig, "Run a weight store: GET /models/NAME, GET /objects/SHA256?cluster=NAME.")

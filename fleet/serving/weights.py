@@ -38,6 +38,25 @@ class Manifest(msgspec.Struct, frozen=True):
         return sum(item.bytes for item in self.objects)
 
 
+class Fetch(msgspec.Struct, frozen=True):
+    """Body of an agent's ``POST /fetch``."""
+
+    model: str
+    corrupt: tuple[str, ...] = ()
+
+
+class Fetched(msgspec.Struct, frozen=True):
+    """Answer to it. ``paths`` are in the manifest's order, as are ``objects``."""
+
+    model: str
+    paths: tuple[str, ...]
+    objects: tuple[WeightObject, ...]
+    source: str
+    bytes: int
+    seconds: float
+    lease: int
+
+
 decode_manifest = msgspec.json.Decoder(Manifest).decode
 
 

@@ -14,9 +14,8 @@ import pytest
 from aiohttp import web
 
 from fleet.serving import agent, loader, server, store
-from fleet.serving.agent import Fetch
 from fleet.serving.config import AgentConfig, ServerConfig, StoreConfig
-from fleet.serving.weights import Manifest, make_weights, object_path
+from fleet.serving.weights import Fetch, Manifest, make_weights, object_path
 from fleet.spec import ModelSpec
 
 Weights = tuple[Path, Manifest]
