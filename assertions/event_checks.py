@@ -49,7 +49,8 @@ def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 
 def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
-    """The longest time for which a model had more ready replicas than declared, in the window."""
+    """The longest time for which a model had more ready replicas than declared, in the window. For as long as a cluster
+    was out of sight there may have been more; not so the victim until its heal: nobody could place anything there."""
     window = case.window_ns(spec.window)
     case.hear(OBSERVER)
     worst_ns, where = 0, "no model had more ready replicas than declared"
@@ -61,8 +62,14 @@ def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
             where = (
                 f"{model} had {count} ready replicas too many for {longest_ns / NS_PER_S:.2f} s from {at_s:.2f} s on"
             )
-    gaps = [gap for gap in case.run.history.of_kind(kinds.WATCH_GAP) if window[0] <= gap.t_intended < window[1]]
-    unseen_s = sum(min(stamp_ns(gap), window[1]) - gap.t_intended for gap in gaps) / NS_PER_S
+    heal_ns = window[1] if case.edges.healed is None else case.edges.healed
+    gaps = [
+        gap
+        for gap in case.run.history.of_kind(kinds.WATCH_GAP)
+        if gap.t_intended < window[1] and stamp_ns(gap) > window[0]
+        if gap.cluster not in case.edges.victims or gap.t_intended >= heal_ns
+    ]
+    unseen_s = sum(min(stamp_ns(gap), window[1]) - max(gap.t_intended, window[0]) for gap in gaps) / NS_PER_S
     if gaps:
         where += f"; nobody saw {', '.join(sorted({gap.cluster for gap in gaps}))} for {unseen_s:.2f} s"
     return Measure((worst_ns / NS_PER_S, worst_ns / NS_PER_S + unseen_s), where)

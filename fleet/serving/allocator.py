@@ -74,7 +74,7 @@ class AllocatorApi(Collector):
 
     async def decide(self, _: web.Request) -> web.Response:
         """``POST /decide``."""
-        return web.json_response({"decided": await self.controller.react()})
+        return web.json_response({"decided": await self.controller.decide()})
 
     async def hold(self, request: web.Request) -> web.Response:
         """``POST /hold?cluster=NAME&held=1``: people work on that cluster; 400 for one that there is not."""

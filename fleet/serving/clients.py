@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
@@ -44,7 +45,7 @@ class _Service:
                 payload = await response.read()
                 if response.status >= 400:
                     said = f"{method} {url} answered {response.status}: {payload.decode()[:200]}"
-                    raise Unanswered(said, perhaps=response.status >= 500)
+                    raise Unanswered(said, perhaps=response.status == HTTPStatus.GATEWAY_TIMEOUT)
                 decoded: dict[str, Any] = msgspec.json.decode(payload)
                 return decoded
         except (aiohttp.ClientError, TimeoutError, msgspec.MsgspecError) as error:

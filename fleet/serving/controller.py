@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -24,7 +24,7 @@ from fleet.placement import (
     unplaceable_without,
     why_not,
 )
-from fleet.serving.clients import ClusterClient, GatewayClient, Unanswered
+from fleet.serving.clients import ClusterClient, GatewayClient, Listed, Unanswered
 from fleet.serving.config import AllocatorConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import Tasks
@@ -35,6 +35,8 @@ BOOT_S: Final = 10.0
 """The first placement waits at most this long for clusters that have not answered yet."""
 RETRY_S: Final = 0.5
 AUDIT_S: Final = 1.0
+PATIENCE_S: Final = 2.0
+"""A wish that nobody answered is given so long to come about before another place is looked for."""
 READY_POLL_S: Final = 0.03
 
 ClusterState = Literal["unknown", "up", "lost"]
@@ -74,6 +76,10 @@ class Controller:
         self._home = {slot: slot.home for slot in self.slots}
         self._moving: dict[Slot, str] = {}
         self._failbacks: dict[str, asyncio.Task[None]] = {}
+        self._deciding: dict[str, asyncio.Task[None]] = {}
+        self._audits: dict[str, asyncio.Task[None]] = {}
+        self._decided: set[str] = set()
+        self._unsure: dict[At, float] = {}
         self._ending: set[At] = set()
         self._generation = 0
         self._lock = asyncio.Lock()
@@ -84,6 +90,8 @@ class Controller:
         for client in self._clusters.values():
             self._tasks.spawn(self._poll(client))
         self._tasks.spawn(self._boot())
+        if self._switches.reaction == "automatic":
+            self._tasks.spawn(self._try_again())
 
     async def close(self) -> None:
         """Ends all tasks; changes nothing in the clusters."""
@@ -109,6 +117,7 @@ class Controller:
             state = self.state[client.name]
             if not seen and state != "up" and not (state == "lost" and client.name in self.held):
                 self.state[client.name] = "up"
+                self._undecided(client.name)
                 if state == "lost":
                     self._events.append(RETURNED, cluster=client.name)
                     self._log.info("%s is back", client.name)
@@ -117,7 +126,8 @@ class Controller:
                 self._lose(client.name, {"seen": seen, "failures": failures, "t_first_failure": first_failure_ns})
             elif not seen and self.placed and loop.time() >= audit_due:
                 audit_due = loop.time() + AUDIT_S
-                self._tasks.spawn(self._audit(client))  # apart: detection waits for nobody
+                if (last := self._audits.get(client.name)) is None or last.done():  # apart: detection waits for nobody
+                    self._audits[client.name] = self._tasks.spawn(self._audit(client))
             due = max(due + config.detect_interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
 
@@ -128,50 +138,72 @@ class Controller:
         if (task := self._failbacks.pop(cluster, None)) is not None:
             task.cancel()
         self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}
-        self._ending = {at for at in self._ending if at.cluster != cluster}
+        self._undecided(cluster)
         if self._switches.reaction == "automatic":
-            self._tasks.spawn(self._react_later(self._switches.decision_delay_s))
+            self._deciding[cluster] = self._tasks.spawn(self._decide_later(cluster))
+
+    async def _decide_later(self, cluster: str) -> None:
+        await asyncio.sleep(self._switches.decision_delay_s)
+        self._decided.add(cluster)
+        self._deciding.pop(cluster)
+        await self.react()
+
+    def _undecided(self, cluster: str) -> None:
+        """It was lost anew, or is back: what was decided of it, or was about to be, is void."""
+        self._decided.discard(cluster)
+        if (task := self._deciding.pop(cluster, None)) is not None:
+            task.cancel()
 
     async def _audit(self, client: ClusterClient) -> None:
         """What a cluster lists against what is wanted there. One that restarted between two polls came back empty: its
         own replicas are wanted there again, and surrogates that it held, or never got, find a new place. A surrogate
-        that nobody wants (its placing was not answered and came about, or its end was not and did not) fills its slot
-        if that has no place, else it ends."""
+        that nobody wants (its placing was not answered and came about, or its end was not and did not) ends."""
         async with self._lock:
             try:
+                if self.state[client.name] != "up":
+                    return
                 listed = await client.replicas()
             except Unanswered:
                 return
-            missing = [s for s, at in self.at.items() if at and at.cluster == client.name and at.replica not in listed]
-            self._log.log(logging.WARNING if missing else logging.DEBUG, "%s lacks %s", client.name, missing)
-            stray = self._stray(client.name, listed, {slot.name for slot in self.slots})
+            for name in listed:
+                self._unsure.pop(At(client.name, name), None)
+            now = asyncio.get_running_loop().time()
+            here = {slot: at for slot, at in self.at.items() if at and at.cluster == client.name}
+            missing = {s: at for s, at in here.items() if at.replica not in listed and self._unsure.get(at, 0.0) <= now}
+            self._log.log(logging.WARNING if missing else logging.DEBUG, "%s lacks %s", client.name, list(missing))
             at_home = [slot for slot in missing if self._home[slot] == client.name]
             for model in dict.fromkeys(slot.model for slot in at_home):
                 self._events.append(DECIDED, model=model, detail={"from": [client.name], "to": [client.name]})
             for slot in missing:
                 self.at[slot] = At(client.name, slot.name) if slot in at_home else None
+            was_decided = any(self._unsure.pop(at, None) for at in missing.values())
+            stray = self._stray(client, listed, {s.name for s in self.slots if self._home[s] == client.name})
             try:
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in at_home))
             except Unanswered as error:
                 self._log.warning("%s came back empty and does not answer: %s", client.name, error)  # the next audit
-        await asyncio.gather(*map(self._end, stray))
-        if (missing or stray or self.unplaceable) and self._switches.reaction == "automatic":
-            await self.react(lost=False)
+        await self._end_all(stray)
+        if was_decided or (missing and self._switches.reaction == "automatic"):
+            await self.react()
 
-    def _stray(self, cluster: str, listed: Iterable[str], homes: Collection[str]) -> list[At]:
-        """Replicas of ours in a cluster that nobody wants there, but for its ``homes``. One whose slot has no place is
-        at it from now on: what runs already is the best place there is."""
+    def _stray(self, client: ClusterClient, listed: Mapping[str, Listed], homes: Collection[str]) -> list[At]:
+        """Replicas of ours in a cluster that nobody wants there, but for its ``homes``: they are to end. One whose slot
+        has no place, or only one that is lost, is at it from now on: what runs already is the best place there is."""
         found = []
-        for name in sorted(listed):
-            at, slot = At(cluster, name), self._slot_of(name)
-            if slot is None or name in homes or at in self._ending or at in self.at.values():
+        for name, row in sorted(listed.items()):
+            at, slot = At(client.name, name), self._slot_of(name)
+            if slot is None or at in self._ending or at in self.at.values():
                 continue
-            if self.at[slot] is None and slot not in self._moving:
-                self._log.warning("%s is in %s: taken on", name, cluster)
+            wanted = self.at[slot]
+            lost = wanted is None or self.state[wanted.cluster] == "lost"
+            if lost and slot not in self._moving and row.phase != "Failed":
+                self._log.warning("%s is in %s: taken on", name, client.name)
+                origins = [wanted.cluster] if wanted else []
+                self._events.append(DECIDED, model=slot.model, detail={"from": origins, "to": [client.name]})
                 self.at[slot] = at
                 self.unplaceable.pop(slot, None)
-            else:
-                self._log.warning("%s is in %s and nobody wants it: it ends", name, cluster)
+            elif name not in homes and wanted not in self._unsure:
+                self._log.warning("%s is in %s and nobody wants it: it ends", name, client.name)
                 found.append(at)
         self._ending |= set(found)
         return found
@@ -221,11 +253,16 @@ class Controller:
         await asyncio.sleep(delay_s)
         await self.react()
 
-    async def react(self, *, lost: bool = True) -> tuple[str, ...]:
-        """Finds new places for every slot that has none; returns the models decided on. ``lost``: also for those in a
-        lost cluster; a decision about them may take its time."""
+    async def decide(self) -> tuple[str, ...]:
+        """The operators' decision: what is lost now moves. Returns the models decided on."""
+        self._decided |= {name for name, state in self.state.items() if state == "lost"}
+        return await self.react()
+
+    async def react(self) -> tuple[str, ...]:
+        """Finds new places for every slot that has none and for those in clusters that are decided to be lost, but not
+        for what is on its way home; returns the models decided on."""
         async with self._lock:
-            displaced = [slot for slot in self.slots if self._displaced(slot) and (lost or self.at[slot] is None)]
+            displaced = [slot for slot in self.slots if self._displaced(slot)]
             if not displaced:
                 return ()
             rooms = await self._rooms()
@@ -243,20 +280,30 @@ class Controller:
 
     def _displaced(self, slot: Slot) -> bool:
         at = self.at[slot]
-        return slot not in self._moving and (at is None or self.state[at.cluster] == "lost")
+        return slot not in self._moving and (at is None or at.cluster in self._decided)
+
+    async def _try_again(self) -> None:
+        """Room may come about without a cluster's coming or going. Not while one fills again: its GPUs are taken."""
+        while True:
+            await asyncio.sleep(AUDIT_S)
+            if self.unplaceable and not self._moving:
+                await self.react()
 
     async def _put(self, places: Places, *, first: bool = False) -> bool:
         """Wants each replica at its place; False when a cluster did not take one (that slot has no place then). One
-        that may have been taken counts as placed: the audit sees whether it was."""
+        that may have been taken counts as placed: the audit sees whether it was, ``PATIENCE_S`` later at the latest."""
 
         async def put(slot: Slot, room: Room, replica: str) -> bool:
+            at = At(room.cluster, replica)
             try:
                 await self._clusters[room.cluster].put(replica, slot.model, room.node)
             except Unanswered as error:
                 self._log.warning("%s was not placed: %s", replica, error)
-                self.at[slot] = At(room.cluster, replica) if error.perhaps else None
+                self.at[slot] = at if error.perhaps else None
+                if error.perhaps:
+                    self._unsure[at] = asyncio.get_running_loop().time() + PATIENCE_S
                 return error.perhaps
-            self.at[slot] = At(room.cluster, replica)
+            self.at[slot] = at
             return True
 
         wanted = []
@@ -319,8 +366,7 @@ class Controller:
         Slots whose replica is listed are asked for as well: the wish is idempotent, and the cluster may be empty."""
         async with self._lock:
             try:
-                for at in self._stray(client.name, await client.replicas(), {slot.name for slot in movers}):
-                    await self._end(at)
+                await self._end_all(self._stray(client, await client.replicas(), {slot.name for slot in movers}))
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in movers))
             except Unanswered as error:
                 self._log.warning("%s: fail-back waits: %s", client.name, error)
@@ -366,6 +412,12 @@ class Controller:
             self._ending.add(surrogate)  # here: an audit may have the lock next
         await asyncio.shield(self._tasks.spawn(self._end(surrogate)))  # also when the home is lost again meanwhile
         return True
+
+    async def _end_all(self, stray: Sequence[At]) -> None:
+        try:
+            await asyncio.gather(*map(self._end, stray))
+        finally:  # a cancelled one has not begun, perhaps
+            self._ending -= set(stray)
 
     async def _end(self, at: At) -> None:
         """Drains at the gateway, then deletes; a gateway that does not answer does not stop the deletion. Who calls it

@@ -101,6 +101,10 @@ def test_what_nobody_saw_may_have_been_placed_twice(script: Script, objective: O
     assert (found.verdict, found.bounds) == ("unknown", (1.0, 4.0))
     before = made.event(WATCH_GAP, 30.5, cluster="cobalt", t_intended=script.at(0.0), outcome="unknown")
     assert one(before, spec).verdict == "pass"  # the victim was away: its gap is no blindness
+    again = made.event(WATCH_GAP, 39.0, cluster="cobalt", t_intended=script.at(36.0), outcome="unknown")
+    assert one(again, spec).verdict == "unknown"  # it was healed by then
+    other = made.event(WATCH_GAP, 32.5, cluster="amber", t_intended=script.at(10.0), outcome="unknown")
+    assert one(other, spec).bounds == (1.0, 3.5)  # what lies before the window is not counted
 
 
 def test_what_only_hung_is_back_at_once_and_counts_twice(script: Script, objective: Objective) -> None:
@@ -119,6 +123,8 @@ def test_what_serves_without_its_api_counts_during_the_fault(script: Script, obj
     assert one(cut, spec).measured == pytest.approx(28.0)
     lost = with_header(made, faults=(FaultMark("PowerLoss", "cobalt", "refused", "cobalt lost power"),))
     assert one(lost, spec).bounds == (0.0, 0.0)
+    unseen = lost.event(WATCH_GAP, 31.0, cluster="cobalt", t_intended=script.at(0.2), outcome="unknown")
+    assert one(unseen, spec).bounds == (0.0, 0.0), "whoever has lost it cannot place anything in it"
 
 
 def test_nobody_watching_is_no_proof_that_nothing_was_placed_twice(script: Script, objective: Objective) -> None:

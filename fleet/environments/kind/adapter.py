@@ -30,7 +30,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from fleet.environments.kind import containers, manifests
 from fleet.environments.kind.containers import FULL_SHARES, PLANE_SHARES
-from fleet.environments.kind.kubernetes.client import Api, require_open
+from fleet.environments.kind.kubernetes.client import Api, Refused, require_open
 from fleet.environments.kind.kubernetes.gpus import NodeNow, reconcile
 from fleet.environments.kind.kubernetes.pods import READY, Pod
 from fleet.environments.kind.kubernetes.view import Replicas, Row
@@ -131,6 +131,7 @@ class Adapter:
 
     def end_streams(self) -> None:
         """Everybody who follows sees the end of the stream, as if the cluster had gone."""
+        self._loaded, self._serves = frozenset(), False
         if self.events is not None:
             self.events.close()
             self.events = None
@@ -163,16 +164,17 @@ class Adapter:
             if api is None or (nodes and not self._whole()):
                 whole_since = time.monotonic()
             self._lift(settled=self._serves or time.monotonic() - whole_since > SETTLE_S)
-            wait_s = CALM_S if self._whole() and not self._due(settled=True) else BUSY_S
+            wait_s = CALM_S if self._whole() and not self._due(self._boots, settled=True) else BUSY_S
 
     def _whole(self) -> bool:
         return len(self._able()) == len(self._config.topology.machines)
 
-    def _due(self, *, settled: bool) -> dict[str, int]:
-        """Container -> CPU weight that it has not got yet in this life: it booted with little. A node has its own once
-        a replica on it has its weights, for that takes traffic next, whatever its siblings still have to do; the rest
-        once ``settled`` (all replicas ready). A control plane that is no node waits for neither."""
-        plan, boots, given = self._config.topology, self._boots, self._lifted
+    def _due(self, boots: Mapping[str, float], *, settled: bool) -> dict[str, int]:
+        """Container -> CPU weight that it has not got yet in the life that ``boots`` tells of: it booted with little. A
+        node has its own once a replica on it has its weights, for that takes traffic next, whatever its siblings still
+        have to do; the others once all nodes are whole and ``settled``. A control plane that is no node waits for the
+        nodes alone."""
+        plan, given = self._config.topology, self._lifted
         if self.events is None:
             return {}
         wanted = {one.container: FULL_SHARES for one in plan.machines if one.name in self._loaded}
@@ -182,10 +184,12 @@ class Adapter:
         return {name: it for name, it in wanted.items() if given.get(name, (0.0, 0)) < (boots.get(name, 0.0), it)}
 
     def _lift(self, *, settled: bool) -> None:
-        if not (due := self._due(settled=settled)):
+        """Gives the containers their weight. ``settled``: all replicas are ready, or had ``SETTLE_S`` to become so."""
+        boots = self._boots
+        if not (due := self._due(boots, settled=settled)):
             return
         with contextlib.suppress(FleetError):  # one that is gone just now comes back light
-            boots, found = self._boots, containers.of_cluster(self._config.topology.kind_name)
+            found = containers.of_cluster(self._config.topology.kind_name)
             for shares in sorted(set(due.values())):
                 light = [
                     one.name for one in found if due.get(one.name) == shares and (one.shares or FULL_SHARES) < shares
@@ -217,7 +221,6 @@ class Adapter:
         self.events = EventLog()
         for event in self._replicas.listed(pods):
             self.events.append(**event, t_emitted=heard_ns)
-        self._loaded = frozenset()
         self._count()
         early, self._early = self._early, []
         for name, state in early:
@@ -236,7 +239,7 @@ class Adapter:
 
     def _has_weights(self, *nodes: str) -> None:
         self._loaded |= set(nodes)
-        if self._due(settled=self._serves):
+        if self._due(self._boots, settled=self._serves):
             self._changed.set()
 
     # -- the cluster API --------------------------------------------------------------------------------------------
@@ -276,20 +279,18 @@ class Adapter:
         config = self._server(name, model)
         hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
         body = manifests.deployment(self._config.image, config, self._config.topology.node_names, hint)
-        await asyncio.to_thread(self._alive().create, manifests.DEPLOYMENTS, body)
+        await self._told(partial(self._alive().create, manifests.DEPLOYMENTS, body))
         row = self._replicas.wanted(Row(name, model.name, model.gpus, hint=hint))
         return web.json_response(msgspec.to_builtins(row))
 
     async def delete(self, request: web.Request) -> web.Response:
-        """Ends a replica: gone for callers at once; its GPUs are free when its pod has ended."""
-        name, log = request.match_info["name"], self.events
-        known = self._replicas.leave(name)
+        """Ends a replica: gone for callers once Kubernetes has taken the wish; its GPUs are free when its pod ended."""
+        name = request.match_info["name"]
+        path = f"{manifests.DEPLOYMENTS}/{name}"
+        deleted = await self._told(partial(self._alive().delete, path, propagationPolicy="Background"))
+        known, log = self._replicas.leave(name), self.events
         if log is not None and known is not None:
             log.append(**known)
-        api = self._alive()
-        deleted = await asyncio.to_thread(
-            partial(api.delete, f"{manifests.DEPLOYMENTS}/{name}", propagationPolicy="Background")
-        )
         return web.json_response({"deleted": deleted})
 
     async def state(self, request: web.Request) -> web.Response:
@@ -345,6 +346,15 @@ class Adapter:
             ]
         )
 
+    async def _told(self, wish: Callable[[], bool]) -> bool:
+        """What Kubernetes made of a wish; ``_Unheard`` when nobody knows whether it was taken."""
+        try:
+            return await asyncio.to_thread(wish)
+        except Refused:
+            raise
+        except FleetError as error:
+            raise _Unheard(error.message, hint=error.hint) from error
+
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _alive(self) -> Api:
@@ -394,13 +404,19 @@ class Adapter:
             count.labels(cluster, phase).set_function(partial(self._replicas.count, phase))
 
 
+class _Unheard(FleetError):
+    """Kubernetes did not answer a wish: it may have taken it, or may do so yet."""
+
+
 @web.middleware
 async def while_it_answers(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """What Kubernetes refuses or does not answer is 503 with its words."""
+    """What Kubernetes refuses is 503 with its words, as long as it is away too; what it may have taken is 504."""
     try:
         return await handler(request)
+    except _Unheard as error:
+        return web.json_response({"error": error.message}, status=504)
     except FleetError as error:
         return web.json_response({"error": error.message}, status=503)
 

@@ -202,6 +202,30 @@ def test_a_delete_is_gone_at_once_and_left_to_the_garbage_collector(monkeypatch:
     play(monkeypatch, scene)
 
 
+@pytest.mark.parametrize(("error", "status"), [(FleetError("timed out", hint=""), 504), (Refused("no", 422), 503)])
+def test_what_kubernetes_did_not_answer_is_another_matter_than_what_it_refused(
+    monkeypatch: pytest.MonkeyPatch, error: FleetError, status: int
+) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        await connected(adapter, pod())
+
+        def raises(*_: object, **__: object) -> bool:
+            raise error
+
+        api.delete = api.create = raises  # type: ignore[method-assign]
+        async with client.delete(f"{url}/replicas/chat-large-1", headers=TOKEN) as answer:
+            assert answer.status == status
+        async with client.put(f"{url}/replicas/chat-large-9", json={"model": "chat-large"}, headers=TOKEN) as answer:
+            assert answer.status == status
+        async with client.get(f"{url}/replicas") as answer:
+            listed = [row["name"] for row in (await answer.json())["replicas"]]
+        assert listed == ["chat-large-1"], "its end was not taken: it is there still"
+        assert adapter.events is not None
+        assert adapter.events.events[-1].kind != "replica.gone"
+
+    play(monkeypatch, scene)
+
+
 def test_prometheus_hears_of_agents_and_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
         await connected(adapter, pod())

@@ -83,6 +83,7 @@ class ControlPlane:
         self.auto_ready = True
         self.late_s = (0.0, 0.0)  # before a replica is placed, and after it, until the answer
         self.refuses = 0  # so many deletions
+        self.deaf = 0  # to so many placings: 504
         self.slow = False  # too slow to say that it is ready
         self.url = ""
         self.calls: list[tuple[str, str]] = []
@@ -152,6 +153,9 @@ class ControlPlane:
     async def _put(self, request: web.Request) -> web.Response:
         name, body = request.match_info["name"], await request.json()
         self.calls.append(("put", name))
+        if self.deaf:
+            self.deaf -= 1
+            return web.json_response({"error": "nobody knows"}, status=504)
         return await asyncio.shield(asyncio.create_task(self._place(name, body)))  # also when nobody waits any more
 
     async def _place(self, name: str, body: dict[str, Any]) -> web.Response:

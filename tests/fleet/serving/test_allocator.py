@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import fields as fields_of
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -314,20 +315,27 @@ def test_what_was_placed_and_not_answered_runs_once(stage: Any, late_s: tuple[fl
             for cluster in survivors:
                 cluster.late_s = late_s
             await s.lose("cobalt")
-            await s.it.until(lambda: sum(kind == "put" for c in survivors for kind, _ in c.calls) >= 5)
-            for cluster in survivors:
-                cluster.late_s = (0.0, 0.0)
-            wanted = s.api.controller.at
-
-            def once() -> bool:
-                placed = {(c.name, name) for c in survivors for name in c.replicas}
-                return len(placed) == 5 and placed == {(at.cluster, at.replica) for at in wanted.values() if at}
-
-            await asyncio.sleep(2.0)  # the last answer that nobody waits for is in
-            await s.it.until(once)
+            await s.settled(big=1, chat=3, code=1)
+            running = s.where()
+            await asyncio.sleep(3.5)  # longer than it is waited for what nobody answered, and one audit more
+            assert s.where() == running
+            wanted = {(at.cluster, at.replica) for at in s.api.controller.at.values() if at}
+            assert wanted == {(c.name, name) for c in survivors for name in c.replicas}
             assert s.api.controller.unplaceable == {}
-            if not late_s[0]:
-                assert len(s.events("decided")) == 3, "what was there already was not placed again"
+            assert len(s.events("decided")) == 3, "what was on its way was not placed again"
+
+    asyncio.run(go())
+
+
+def test_a_place_that_never_came_about_is_sought_again_by_people_s_decision_too(stage: Any) -> None:
+    async def go() -> None:
+        async with stage(reaction="manual") as s:
+            await s.lose("cobalt")
+            for name in ("amber", "jade"):
+                s.clusters[name].deaf = 3
+            await s.api.controller.decide()
+            assert s.where() == {"chat": ["amber", "jade"]}, "nobody took anything"
+            await s.settled(big=1, chat=3, code=1)
 
     asyncio.run(go())
 
@@ -364,6 +372,59 @@ def test_what_runs_in_a_cluster_that_was_only_slow_is_taken_on_where_it_is(stage
             await asyncio.sleep(0.3)
             assert sorted(jade.replicas) == before, "what ran there runs on, once"
             assert not any(kind == "delete" for kind, _ in jade.calls)
+
+    asyncio.run(go())
+
+
+def test_what_failed_in_a_cluster_that_was_only_slow_is_placed_anew(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            amber, jade = s.clusters["amber"], s.clusters["jade"]
+            amber.nodes["amber-n1"] = 1
+            await s.lose("cobalt")
+            await s.it.until(lambda: s.where().get("big") == ["jade"])
+            (failed,) = [row for row in jade.replicas.values() if row["model"] == "big"]
+            jade.slow = True
+            await s.it.until(lambda: len(s.api.controller.unplaceable) == 4)
+            failed["phase"] = "Failed"
+            jade.slow = False
+            await s.it.until(lambda: failed["name"] not in jade.replicas)
+            await s.it.until(lambda: s.where().get("big") == ["jade"])
+
+    asyncio.run(go())
+
+
+def test_trying_again_decides_nothing_that_is_still_to_be_decided(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            amber, jade = s.clusters["amber"], s.clusters["jade"]
+            amber.nodes["amber-n1"] = jade.nodes["jade-n1"] = 3
+            await s.lose("cobalt")
+            await s.it.until(lambda: [slot.model for slot in s.api.controller.unplaceable] == ["big"])
+            controller = s.api.controller
+            controller._switches = replace(controller._switches, decision_delay_s=60.0)
+            gone = [row["model"] for row in jade.replicas.values()]
+            await s.lose("jade")
+            amber.nodes["amber-n1"] += 12
+            await s.it.until(lambda: s.where().get("big") == ["amber"])
+            await asyncio.sleep(1.2)
+            assert not controller.unplaceable
+            assert len(s.where()["chat"]) == 3 - gone.count("chat"), "jade's are not decided on yet"
+
+    asyncio.run(go())
+
+
+def test_a_cluster_that_people_hold_is_left_alone(stage: Any) -> None:
+    async def go() -> None:
+        async with stage(decision_delay_s=60.0) as s:
+            cobalt = s.clusters["cobalt"]
+            s.api.controller.held.add("cobalt")
+            await s.lose("cobalt")
+            cobalt.calls.clear()
+            await cobalt.power_on()
+            await asyncio.sleep(1.3)
+            assert cobalt.calls == []
+            assert s.events("decided") == []
 
     asyncio.run(go())
 
