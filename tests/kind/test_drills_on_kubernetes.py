@@ -102,6 +102,8 @@ def test_a_fleet_comes_up_and_again_changes_nothing(console: Console) -> None:
     status = console.run("fleet", "status", "--env", "kind")
     assert status.returncode == 0, status.stdout
     assert "Whole." in status.stdout
+    etcd = docker("exec", "blackstart-jade-control-plane", "cat", "/etc/kubernetes/manifests/etcd.yaml")
+    assert "--unsafe-no-fsync=true" in etcd, "kind took the patch"
     told = console.run("fleet", "kubeconfig", "amber", "--env", "kind").stdout.strip()
     assert Path(told).is_relative_to(console.folder)
 

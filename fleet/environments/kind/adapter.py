@@ -278,7 +278,9 @@ class Adapter:
         wish, model = await wish_of(request, self._models)
         config = self._server(name, model)
         hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
-        body = manifests.deployment(self._config.image, config, self._config.topology.node_names, hint)
+        plan = self._config.topology
+        cpu = manifests.replica_cpu(os.cpu_count() or 1, max(machine.gpus for machine in plan.machines))
+        body = manifests.deployment(self._config.image, config, plan.node_names, cpu, hint)
         await self._told(partial(self._alive().create, manifests.DEPLOYMENTS, body))
         row = self._replicas.wanted(Row(name, model.name, model.gpus, hint=hint))
         return web.json_response(msgspec.to_builtins(row))

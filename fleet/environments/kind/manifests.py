@@ -40,8 +40,11 @@ CONFIG_VARIABLE: Final = "BLACKSTART_POD"
 NODE_VARIABLE: Final = "BLACKSTART_NODE"
 HOST_VARIABLE: Final = "BLACKSTART_HOST"
 TOKEN_VARIABLE: Final = "BLACKSTART_TOKEN"
-CPU: Final = "50m"
-"""Asked for by each pod: those that ask for nothing starve while others of their node are busy."""
+AGENT_CPU: Final = 50
+"""Thousandths of a core that an agent asks for: who asks for nothing starves while others of its node are busy."""
+OWN_CPU: Final = 850
+"""What a node asks for itself at most, its agent included: a control plane's pods take 650 by kubeadm's manifests."""
+MOST_CPU: Final = 200
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
 DNS: Final = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
@@ -134,7 +137,7 @@ def secret(token: str) -> dict[str, Any]:
 def agents(image: str, configs: Mapping[str, AgentConfig]) -> dict[str, Any]:
     """The DaemonSet of node agents; ``configs`` by container."""
     told = {container: _plain(config) for container, config in configs.items()}
-    pod = _pod("agent", image, "agent", told, AGENT_PORT, {})
+    pod = _pod("agent", image, "agent", told, AGENT_PORT, AGENT_CPU, {})
     pod["containers"][0]["volumeMounts"] = [{"name": "cache", "mountPath": CACHE}]
     pod["volumes"] = [{"name": "cache", "hostPath": {"path": CACHE, "type": "DirectoryOrCreate"}}]
     return {
@@ -148,9 +151,17 @@ def agents(image: str, configs: Mapping[str, AgentConfig]) -> dict[str, Any]:
     }
 
 
-def deployment(image: str, config: ServerConfig, node_names: Mapping[str, str], hint: str = "") -> dict[str, Any]:
-    """A replica of a model: a Deployment of one pod. ``hint``: the node that the allocator had in mind; the scheduler
-    prefers it and is not bound by it."""
+def replica_cpu(cores: int, gpus: int) -> int:
+    """Thousandths of a core that a replica asks for where a node has ``gpus``: as much as leaves room for one on each.
+    What it asks for is its weight against the node's own pods, which are busiest when a cluster comes or goes."""
+    return max(1, min(MOST_CPU, (cores * 1000 - OWN_CPU) // gpus))
+
+
+def deployment(
+    image: str, config: ServerConfig, node_names: Mapping[str, str], cpu: int, hint: str = ""
+) -> dict[str, Any]:
+    """A replica of a model: a Deployment of one pod. ``cpu``: thousandths of a core that it asks for; ``hint``: the
+    node that the allocator had in mind; the scheduler prefers it and is not bound by it."""
     labels = {"app": "model-server", REPLICA_LABEL: config.replica, MODEL_LABEL: config.model.name}
     pod = _pod(
         "server",
@@ -158,6 +169,7 @@ def deployment(image: str, config: ServerConfig, node_names: Mapping[str, str], 
         "server",
         {"config": _plain(config), "nodes": dict(node_names)},
         config.port,
+        cpu,
         {GPU: str(config.model.gpus)},
     )
     if hint:
@@ -185,7 +197,7 @@ def _plain(config: AgentConfig | ServerConfig) -> dict[str, Any]:
 
 
 def _pod(
-    name: str, image: str, role: str, told: Mapping[str, Any], port: int, limits: Mapping[str, str]
+    name: str, image: str, role: str, told: Mapping[str, Any], port: int, cpu: int, limits: Mapping[str, str]
 ) -> dict[str, Any]:
     token = {"secretKeyRef": {"name": SECRET, "key": "token"}}
     container: dict[str, Any] = {
@@ -208,7 +220,7 @@ def _pod(
             "failureThreshold": 2,
         },
     }
-    container["resources"] = {"requests": {"cpu": CPU, "memory": "64Mi"}, "limits": dict(limits)}
+    container["resources"] = {"requests": {"cpu": f"{cpu}m", "memory": "64Mi"}, "limits": dict(limits)}
     return {
         "hostNetwork": True,
         "hostPID": True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -60,6 +61,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     amber = topology(fleets.three_clusters())[0]
     config = manifests.kind_config(amber, "node:v1", Path("/marks/m"))
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
+    (patch,) = map(json.loads, config["kubeadmConfigPatches"])
+    assert patch["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out a patch of another than it writes itself"
     assert config["networking"] == {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
     assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]
     assert "labels" not in config["nodes"][0]
@@ -99,7 +102,7 @@ def test_gpus_that_are_only_in_capacity_are_missing() -> None:
 
 
 def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() -> None:
-    body = manifests.deployment("img", server(), {"c": "amber-n1"}, hint="amber-n1")
+    body = manifests.deployment("img", server(), {"c": "amber-n1"}, 137, hint="amber-n1")
     pod = body["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
@@ -111,7 +114,7 @@ def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() ->
     assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
     affinity = pod["affinity"]["nodeAffinity"]
     assert list(affinity) == ["preferredDuringSchedulingIgnoredDuringExecution"], "a wish, never a demand"
-    assert "affinity" not in manifests.deployment("img", server(), {})["spec"]["template"]["spec"]
+    assert "affinity" not in manifests.deployment("img", server(), {}, 100)["spec"]["template"]["spec"]
 
 
 def env_of(pod: dict[str, Any]) -> dict[str, str]:
@@ -119,7 +122,7 @@ def env_of(pod: dict[str, Any]) -> dict[str, str]:
 
 
 def test_a_pod_reads_back_what_it_was_told_and_adds_where_it_is() -> None:
-    body = manifests.deployment("img", server(), {"blackstart-amber-worker": "amber-n1"})
+    body = manifests.deployment("img", server(), {"blackstart-amber-worker": "amber-n1"}, 100)
     env = env_of(body["spec"]["template"]["spec"])
     env |= {"BLACKSTART_NODE": "blackstart-amber-worker", "BLACKSTART_HOST": "172.29.0.4", "BLACKSTART_TOKEN": "t"}
     config = server_config(env)
@@ -140,9 +143,20 @@ def test_each_agent_reads_the_part_of_its_own_node_and_no_manifest_has_the_token
     assert (config.node, config.cache_dir, config.token) == ("two-n", Path("/c"), "x")
 
 
+@pytest.mark.parametrize(("cores", "gpus", "cpu"), [(2, 6, 191), (2, 8, 143), (2, 16, 71), (8, 8, 200), (1, 8, 18)])
+def test_a_replica_on_each_gpu_fits_beside_the_nodes_own_pods(cores: int, gpus: int, cpu: int) -> None:
+    assert manifests.replica_cpu(cores, gpus) == cpu
+    assert cpu * gpus + 850 <= cores * 1000
+    asked = manifests.deployment("img", server(), {}, cpu)["spec"]["template"]["spec"]["containers"][0]["resources"]
+    assert asked["requests"]["cpu"] == f"{cpu}m"
+
+
 def test_servers_read_weights_through_the_agents_root_and_wait_for_no_volume(tmp_path: Path) -> None:
     agent = manifests.agents("img", {"one": AgentConfig("amber", "n", "10.0.0.9", 7070, tmp_path, 5, ("http://s",))})
-    pods = [agent["spec"]["template"]["spec"], manifests.deployment("img", server(), {})["spec"]["template"]["spec"]]
+    pods = [
+        agent["spec"]["template"]["spec"],
+        manifests.deployment("img", server(), {}, 100)["spec"]["template"]["spec"],
+    ]
     assert [bool(pod.get("volumes")) for pod in pods] == [True, False]
     assert all(pod["hostPID"] for pod in pods), "or the agent's root has no path that a server could open"
     config = agent_config(env_of(pods[0]) | {"BLACKSTART_NODE": "one"})
