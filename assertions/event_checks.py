@@ -50,7 +50,8 @@ def forecast_right(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
 
 def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     """The longest time for which a model had more ready replicas than declared, in the window. For as long as a cluster
-    was out of sight there may have been more; not so the victim until its heal: nobody could place anything there."""
+    was out of sight there may have been more; not so the victim until it was verified back: nobody could place anything
+    there, and what it held counts from its heal on where it may have run on."""
     window = case.window_ns(spec.window)
     case.hear(OBSERVER)
     worst_ns, where = 0, "no model had more ready replicas than declared"
@@ -62,17 +63,24 @@ def placed_twice(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
             where = (
                 f"{model} had {count} ready replicas too many for {longest_ns / NS_PER_S:.2f} s from {at_s:.2f} s on"
             )
-    heal_ns = window[1] if case.edges.healed is None else case.edges.healed
-    gaps = [
-        gap
-        for gap in case.run.history.of_kind(kinds.WATCH_GAP)
-        if gap.t_intended < window[1] and stamp_ns(gap) > window[0]
-        if gap.cluster not in case.edges.victims or gap.t_intended >= heal_ns
-    ]
-    unseen_s = sum(min(stamp_ns(gap), window[1]) - max(gap.t_intended, window[0]) for gap in gaps) / NS_PER_S
-    if gaps:
-        where += f"; nobody saw {', '.join(sorted({gap.cluster for gap in gaps}))} for {unseen_s:.2f} s"
+    unseen_ns: dict[str, int] = {}
+    for gap in case.run.history.of_kind(kinds.WATCH_GAP):
+        since = max(gap.t_intended, window[0], _away_until(case, gap.cluster))
+        if since < (until := min(stamp_ns(gap), window[1])):
+            unseen_ns[gap.cluster] = unseen_ns.get(gap.cluster, 0) + until - since
+    unseen_s = sum(unseen_ns.values()) / NS_PER_S
+    if unseen_ns:
+        where += f"; nobody saw {', '.join(sorted(unseen_ns))} for {unseen_s:.2f} s"
     return Measure((worst_ns / NS_PER_S, worst_ns / NS_PER_S + unseen_s), where)
+
+
+def _away_until(case: Case, cluster: str) -> int:
+    """Until when a cluster was away by the drill's own doing, that is until it was verified back; 0: it was not."""
+    edges, hits = case.edges, {mark.kind for mark in case.run.header.faults if mark.cluster == cluster}
+    if cluster not in edges.victims or hits <= {"Noop"}:
+        return 0
+    healed = (op for op in case.run.history.of_kind(kinds.FAULT_HEALED) if op.outcome == "ok" and op.cluster == cluster)
+    return min(map(stamp_ns, healed), default=edges.stop)
 
 
 def _longest_excess(case: Case, model: str, start_ns: int, end_ns: int) -> tuple[int, int, int]:

@@ -35,7 +35,7 @@ BOOT_S: Final = 10.0
 """The first placement waits at most this long for clusters that have not answered yet."""
 RETRY_S: Final = 0.5
 AUDIT_S: Final = 1.0
-PATIENCE_S: Final = 2.0
+PATIENCE_S: Final = 3.0
 """A wish that nobody answered is given so long to come about before another place is looked for."""
 READY_POLL_S: Final = 0.03
 
@@ -80,7 +80,9 @@ class Controller:
         self._audits: dict[str, asyncio.Task[None]] = {}
         self._decided: set[str] = set()
         self._unsure: dict[At, float] = {}
+        self._homing: set[Slot] = set()
         self._ending: set[At] = set()
+        self._undying: set[At] = set()
         self._generation = 0
         self._lock = asyncio.Lock()
         self._tasks = Tasks(log)
@@ -138,6 +140,7 @@ class Controller:
         if (task := self._failbacks.pop(cluster, None)) is not None:
             task.cancel()
         self._moving = {slot: to for slot, to in self._moving.items() if to != cluster}
+        self._unsure = {at: until for at, until in self._unsure.items() if at.cluster != cluster}
         self._undecided(cluster)
         if self._switches.reaction == "automatic":
             self._deciding[cluster] = self._tasks.spawn(self._decide_later(cluster))
@@ -176,8 +179,9 @@ class Controller:
                 self._events.append(DECIDED, model=model, detail={"from": [client.name], "to": [client.name]})
             for slot in missing:
                 self.at[slot] = At(client.name, slot.name) if slot in at_home else None
-            was_decided = any(self._unsure.pop(at, None) for at in missing.values())
-            stray = self._stray(client, listed, {s.name for s in self.slots if self._home[s] == client.name})
+            was_decided = bool([at for at in missing.values() if self._unsure.pop(at, None)])
+            self._undying = {at for at in self._undying if at.cluster != client.name or at.replica in listed}
+            stray = self._stray(client, listed, {s.name for s in self._homing if self._home[s] == client.name})
             try:
                 await asyncio.gather(*(client.put(slot.name, slot.model) for slot in at_home))
             except Unanswered as error:
@@ -194,15 +198,16 @@ class Controller:
             at, slot = At(client.name, name), self._slot_of(name)
             if slot is None or at in self._ending or at in self.at.values():
                 continue
-            wanted = self.at[slot]
-            lost = wanted is None or self.state[wanted.cluster] == "lost"
-            if lost and slot not in self._moving and row.phase != "Failed":
+            wanted, is_home = self.at[slot], name == slot.name
+            free = wanted is None or self.state[wanted.cluster] == "lost"
+            serves = row.phase == "Ready" if is_home else row.phase not in ("Failed", "Pending")
+            if free and serves and at not in self._undying and not (is_home and slot in self._homing):
                 self._log.warning("%s is in %s: taken on", name, client.name)
                 origins = [wanted.cluster] if wanted else []
                 self._events.append(DECIDED, model=slot.model, detail={"from": origins, "to": [client.name]})
                 self.at[slot] = at
                 self.unplaceable.pop(slot, None)
-            elif name not in homes and wanted not in self._unsure:
+            elif not (name in homes or wanted in self._unsure or (free and row.phase == "Pending")):
                 self._log.warning("%s is in %s and nobody wants it: it ends", name, client.name)
                 found.append(at)
         self._ending |= set(found)
@@ -265,7 +270,8 @@ class Controller:
             displaced = [slot for slot in self.slots if self._displaced(slot)]
             if not displaced:
                 return ()
-            rooms = await self._rooms()
+            filling = set(self._moving.values())  # what is on its way home is not in their rooms yet
+            rooms = tuple(room for room in await self._rooms() if room.cluster not in filling)
             places = reallocate(displaced, rooms)
             decided = tuple(dict.fromkeys(slot.model for slot, room in places.items() if room))
             for model in decided:
@@ -283,10 +289,10 @@ class Controller:
         return slot not in self._moving and (at is None or at.cluster in self._decided)
 
     async def _try_again(self) -> None:
-        """Room may come about without a cluster's coming or going. Not while one fills again: its GPUs are taken."""
+        """Room may come about without a cluster's coming or going."""
         while True:
             await asyncio.sleep(AUDIT_S)
-            if self.unplaceable and not self._moving:
+            if self.unplaceable:
                 await self.react()
 
     async def _put(self, places: Places, *, first: bool = False) -> bool:
@@ -348,6 +354,7 @@ class Controller:
         """A lost cluster is back: what is not wanted there any more ends, what belongs there comes home."""
         movers = [slot for slot in self.slots if self._switches.failback and self._home[slot] == client.name]
         self._moving |= dict.fromkeys(movers, client.name)
+        self._homing |= set(movers)
         try:
             while not await self._want_home(client, movers):
                 await asyncio.sleep(RETRY_S)
@@ -355,10 +362,15 @@ class Controller:
             await asyncio.gather(*(self._bring_home(client, [s for s in movers if s.model == m]) for m in models))
         finally:
             for slot in movers:
-                if self._moving.get(slot) == client.name:
-                    del self._moving[slot]
-        if self._switches.reaction == "automatic":
+                self._at_rest(client, slot)
+        if self._switches.reaction == "automatic" or self._decided:
             await self.react()
+
+    def _at_rest(self, client: ClusterClient, slot: Slot) -> None:
+        """It is home, or will not come."""
+        self._homing.discard(slot)
+        if self._moving.get(slot) == client.name:
+            del self._moving[slot]
 
     async def _want_home(self, client: ClusterClient, movers: Sequence[Slot]) -> bool:
         """Ends what survived in the cluster and is stale, and asks for what belongs there; False: it did not answer.
@@ -375,7 +387,14 @@ class Controller:
 
     async def _bring_home(self, client: ClusterClient, slots: Sequence[Slot]) -> None:
         """All moved slots of one model; the event follows when the last of them is home."""
-        moved = await asyncio.gather(*(self._move(client, slot) for slot in slots))
+
+        async def move(slot: Slot) -> bool:
+            try:
+                return await self._move(client, slot)
+            finally:
+                self._at_rest(client, slot)
+
+        moved = await asyncio.gather(*map(move, slots))
         if all(moved):
             detail = {"replicas": [slot.name for slot in slots]}
             self._events.append(FAILBACK, model=slots[0].model, cluster=client.name, detail=detail)
@@ -396,7 +415,7 @@ class Controller:
                     failed = True
                     self._log.error("%s has not come up at home yet: %s", slot.name, listed.reason)
                     self._moving.pop(slot, None)
-                    if self._switches.reaction == "automatic":
+                    if self._switches.reaction == "automatic" or self._decided:
                         self._tasks.spawn(self.react())
                 if listed.phase == "Ready" and await self._gateway.routes_to(client.name, slot.name):
                     break
@@ -428,7 +447,9 @@ class Controller:
             self._log.warning("not drained: %s", error)
         try:
             await self._clusters[at.cluster].delete(at.replica)
+            self._undying.discard(at)
         except Unanswered as error:
+            self._undying.add(at)
             self._log.warning("%s was not deleted: %s", at.replica, error)  # the next audit
         finally:
             self._ending.discard(at)

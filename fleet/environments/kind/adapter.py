@@ -47,10 +47,13 @@ from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
 CALM_S: Final = 1.5
 """Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
 BUSY_S: Final = 0.4
-ASK_S: Final = 0.4
+ASK_S: Final = 1.0
+"""API server and agents are asked over and over, each for so long at most: one that only hangs is seen after that."""
+ASK_EVERY_S: Final = 0.25
 SETTLE_S: Final = 30.0
 """A cluster whose nodes stay whole so long gets its full CPU weight also when its replicas do not come back."""
 FIRST_PORT: Final = 20000
+API: Final = "api"
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class Adapter:
         self._changed = threading.Event()
         self._loaded, self._serves = frozenset[str](), False
         self._lifted: dict[str, tuple[float, int]] = {}
+        self._silent = {API, *(machine.name for machine in config.topology.machines)}
         self._ports = FIRST_PORT
         self.events: EventLog | None = None
         self.registry = CollectorRegistry()
@@ -114,7 +118,13 @@ class Adapter:
                 thread = threading.Thread(target=partial(self._or_end, work), daemon=True)
                 thread.start()
                 self._threads.append(thread)
+            asked = {API: f"https://{self._config.api_address}:{API_PORT}/readyz"}
+            asked |= {m.name: f"{self._agent_url(m.container)}/healthz" for m in self._config.topology.machines}
+            asking = [asyncio.create_task(self._keep_asking(name, url)) for name, url in asked.items()]
             yield
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
             self._stop.set()
             self._changed.set()
             self.end_streams()
@@ -245,12 +255,12 @@ class Adapter:
     # -- the cluster API --------------------------------------------------------------------------------------------
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """Asked of the API server now; the nodes as the reconciler saw them last."""
-        wanted = self._config.topology.machines
-        lacking = [machine.name for machine in wanted if machine.name not in self._able()]
-        if self.events is None or lacking or not await self._api_ready():
-            return web.json_response({"ready": False, "missing": lacking or ["api"]}, status=503)
-        silent = [m.name for m in wanted if not await self._answers(f"{self._agent_url(m.container)}/healthz")]
+        """As API server, nodes and agents were seen last; it waits for nobody, so that slow is not taken for silent."""
+        wanted = [machine.name for machine in self._config.topology.machines]
+        lacking = [name for name in wanted if name not in self._able()]
+        if self.events is None or lacking or API in self._silent:
+            return web.json_response({"ready": False, "missing": lacking or [API]}, status=503)
+        silent = [name for name in wanted if name in self._silent]
         return web.json_response({"ready": not silent, "missing": silent}, status=503 if silent else 200)
 
     async def nodes(self, _: web.Request) -> web.Response:
@@ -276,9 +286,11 @@ class Adapter:
         """Wants a replica: a Deployment; the same wish again changes nothing."""
         name = request.match_info["name"]
         wish, model = await wish_of(request, self._models)
-        config = self._server(name, model)
-        hint = wish.node if wish.node in {m.name for m in self._config.topology.machines} else ""
-        plan = self._config.topology
+        return await asyncio.shield(asyncio.create_task(self._want(name, wish.node, model)))  # whoever still waits
+
+    async def _want(self, name: str, node: str, model: ModelSpec) -> web.Response:
+        config, plan = self._server(name, model), self._config.topology
+        hint = node if node in {m.name for m in plan.machines} else ""
         cpu = manifests.replica_cpu(os.cpu_count() or 1, max(machine.gpus for machine in plan.machines))
         body = manifests.deployment(self._config.image, config, plan.node_names, cpu, hint)
         await self._told(partial(self._alive().create, manifests.DEPLOYMENTS, body))
@@ -352,9 +364,9 @@ class Adapter:
         """What Kubernetes made of a wish; ``_Unheard`` when nobody knows whether it was taken."""
         try:
             return await asyncio.to_thread(wish)
-        except Refused:
-            raise
         except FleetError as error:
+            if isinstance(error, Refused) and error.status < 500:
+                raise
             raise _Unheard(error.message, hint=error.hint) from error
 
     # -- inside -----------------------------------------------------------------------------------------------------
@@ -370,8 +382,13 @@ class Adapter:
     def _agent_url(self, container: str) -> str:
         return f"http://{self._config.addresses[container]}:{AGENT_PORT}"
 
-    async def _api_ready(self) -> bool:
-        return await self._answers(f"https://{self._config.api_address}:6443/readyz")
+    async def _keep_asking(self, name: str, url: str) -> None:
+        while True:
+            if await self._answers(url):
+                self._silent.discard(name)
+            else:
+                self._silent.add(name)
+            await asyncio.sleep(ASK_EVERY_S)
 
     async def _answers(self, url: str) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):

@@ -159,6 +159,40 @@ def test_a_node_without_its_gpus_has_no_room(monkeypatch: pytest.MonkeyPatch) ->
     play(monkeypatch, scene)
 
 
+def test_ready_is_what_was_seen_last_and_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
+        async def readyz() -> tuple[int, list[str]]:
+            async with client.get(f"{url}/readyz") as answer:
+                return answer.status, (await answer.json()).get("missing", [])
+
+        async def until(wanted: tuple[int, list[str]]) -> None:
+            async with asyncio.timeout(5):
+                while await readyz() != wanted:
+                    await asyncio.sleep(0.01)
+
+        await connected(adapter)
+        assert await readyz() == (503, ["api"]), "nobody has answered yet"
+        silent.clear()
+        await until((200, []))
+        asked.clear()
+        assert await readyz() == (200, [])
+        assert asked == [], "it asks nobody"
+        silent.add("10.9.0.3:7070")
+        await until((503, ["amber-n2"]))
+        silent.add("10.9.0.1:6443")
+        await until((503, ["api"]))
+
+    silent, asked = {"10.9.0.1:6443", "10.9.0.2:7070", "10.9.0.3:7070"}, list[str]()
+
+    async def answers(_: Adapter, url: str) -> bool:
+        asked.append(url)
+        return url.split("/")[2] not in silent
+
+    monkeypatch.setattr(Adapter, "_answers", answers)
+    monkeypatch.setattr(module, "ASK_EVERY_S", 0.2)
+    play(monkeypatch, scene)
+
+
 def test_a_lost_cluster_ends_the_streams_and_a_found_one_begins_another_life(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
         await connected(adapter, pod())

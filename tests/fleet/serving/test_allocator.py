@@ -401,6 +401,7 @@ def test_trying_again_decides_nothing_that_is_still_to_be_decided(stage: Any) ->
             amber.nodes["amber-n1"] = jade.nodes["jade-n1"] = 3
             await s.lose("cobalt")
             await s.it.until(lambda: [slot.model for slot in s.api.controller.unplaceable] == ["big"])
+            await s.settled(chat=3, code=1)
             controller = s.api.controller
             controller._switches = replace(controller._switches, decision_delay_s=60.0)
             gone = [row["model"] for row in jade.replicas.values()]
@@ -410,6 +411,45 @@ def test_trying_again_decides_nothing_that_is_still_to_be_decided(stage: Any) ->
             await asyncio.sleep(1.2)
             assert not controller.unplaceable
             assert len(s.where()["chat"]) == 3 - gone.count("chat"), "jade's are not decided on yet"
+
+    asyncio.run(go())
+
+
+def test_a_home_whose_end_was_not_answered_does_not_run_on_beside_its_surrogate(stage: Any) -> None:
+    async def go() -> None:
+        async with stage(failback=False) as s:
+            cobalt = s.clusters["cobalt"]
+            cobalt.slow = True
+            await s.it.until(lambda: s.events("detected"))
+            await s.it.until(lambda: s.where()["big"] != ["cobalt"])
+            await s.settled(big=2, chat=4, code=2)
+            cobalt.refuses = 3
+            cobalt.slow = False
+            await s.settled(big=1, chat=3, code=1)
+            assert cobalt.replicas == {}
+
+    asyncio.run(go())
+
+
+def test_the_only_one_that_serves_stays_until_its_home_is_ready(stage: Any) -> None:
+    async def go() -> None:
+        async with stage() as s:
+            amber, cobalt, jade = (s.clusters[name] for name in ("amber", "cobalt", "jade"))
+            amber.nodes["amber-n1"] = 1
+            await s.lose("cobalt")
+            await s.it.until(lambda: s.where().get("big") == ["jade"])
+            jade.slow = True
+            await s.it.until(lambda: len(s.api.controller.unplaceable) == 4)
+            cobalt.auto_ready = False
+            await cobalt.power_on()
+            await s.it.until(lambda: s.where().get("big") == ["cobalt", "jade"])
+            jade.slow = False
+            await s.it.until(lambda: any(e.cluster == "jade" for e in s.events("returned")))
+            await asyncio.sleep(0.3)
+            assert s.where()["big"] == ["cobalt", "jade"]
+            for row in cobalt.replicas.values():
+                row["phase"] = "Ready"
+            await s.it.until(lambda: s.where() == HOME)
 
     asyncio.run(go())
 
