@@ -19,6 +19,9 @@ DEFAULT_TOKENS: Final = 16
 MAX_TOKENS: Final = 4096
 EMBEDDING_SIZE: Final = 16
 DONE: Final = b"data: [DONE]\n\n"
+STREAM_TOKENS: Final = 4
+"""Tokens of a stream that leave together, as serving engines offer it (vLLM: ``stream_interval``): each send wakes
+every process on its way, and waking is most of what a short answer costs."""
 
 _WORDS: Final = tuple(f" {a}{b}{c}" for a in "bdfgklmn" for b in "aeio" for c in "lmnprstz")
 """256 words, each a token."""
@@ -124,6 +127,12 @@ class Answer:
             _event({**head, "choices": [_delta(chat, token, index, index == len(tokens) - 1)]})
             for index, token in enumerate(tokens)
         ]
+
+    def sends(self) -> list[tuple[int, bytes]]:
+        """The events that leave together, and how many tokens they are: the first alone, then ``STREAM_TOKENS``."""
+        first, *rest = self.chunks()
+        groups = [rest[i : i + STREAM_TOKENS] for i in range(0, len(rest), STREAM_TOKENS)]
+        return [(1, first), *((len(group), b"".join(group)) for group in groups)]
 
     def end(self) -> bytes:
         """What follows the last token: the usage, then the end mark."""

@@ -227,27 +227,25 @@ class ModelServer:
         headers = {"x-served-by": self._place, "x-weights": tier}
         response: web.StreamResponse
         if question.stream:
-            chunks, response = answer.chunks(), web.StreamResponse(headers=headers)
+            sends, response = answer.sends(), web.StreamResponse(headers=headers)
             response.content_type, response.headers["Cache-Control"] = "text/event-stream", "no-cache"
             response.enable_chunked_encoding()
         else:
-            chunks = [b""]  # its body leaves with its headers, in one piece
+            sends = [(1, b"")]  # its body leaves with its headers, in one piece
             response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
             first_ms += question.tokens * token_ms
         due_ns, first_ns = now_ns() + round(first_ms * NS_PER_MS), 0
-        for chunk in chunks:
+        for tokens, events in sends:
+            due_ns += round(tokens * token_ms * NS_PER_MS) if first_ns else 0
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
-            due_ns += round(token_ms * NS_PER_MS)
             if not first_ns:
                 if self.draining:
                     response.headers["x-draining"] = "1"
                 first_ns = now_ns()
                 await response.prepare(request)  # headers leave with the first token
             if question.stream:
-                await response.write(chunk)
-        if question.stream:
-            await response.write(answer.end())
-        await response.write_eof()
+                await response.write(events)
+        await response.write_eof(answer.end() if question.stream else b"")
         self._done(question, start_ns, first_ns)
         return response
 

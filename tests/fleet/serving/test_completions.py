@@ -60,6 +60,14 @@ def test_a_stream_is_one_event_a_token_then_usage_then_done() -> None:
     assert done == b"data: [DONE]"
 
 
+@pytest.mark.parametrize(("tokens", "sizes"), [(1, [1]), (2, [1, 1]), (5, [1, 4]), (8, [1, 4, 3]), (10, [1, 4, 4, 1])])
+def test_what_leaves_together_is_the_same_stream(tokens: int, sizes: list[int]) -> None:
+    answer = Answer(parse(CHAT, chat(max_tokens=tokens, stream=True)), b"w", "id-1", 7)
+    sends = answer.sends()
+    assert [count for count, _ in sends] == sizes
+    assert b"".join(events for _, events in sends) == b"".join(answer.chunks())
+
+
 def test_completions_and_embeddings_have_their_shapes() -> None:
     text = json.loads(
         Answer(parse("/v1/completions", b'{"model":"m","prompt":"x","max_tokens":2}'), b"w", "i", 0).whole()
