@@ -18,6 +18,8 @@ DRAIN_SPARE_S = 10.0
 """The load process may take this much longer than one total time-out to drain before it is killed."""
 START_LEAD_S = 0.5
 """The schedule's origin lies this far ahead of the go, so that the first sends are not late."""
+STOP_LEAD_S = 0.5
+"""The stop is announced so long ahead: the file that says so is synced, which took more than 0.2 s on a busy disk."""
 READY_S = 30.0
 
 
@@ -61,7 +63,7 @@ class Traffic:
     def _drain(self) -> None:
         clock = self._recorder.clock
         died = self._load.poll()
-        stop = clock() if died is not None else self._load.stop()
+        stop = clock() if died is not None else self._load.stop(clock() + round(STOP_LEAD_S * NS_PER_S))
         self._recorder.event(LOAD_STOP, at_ns=stop)
         if died is None:
             died = self._load.wait_drained(timeout_s=self._spec.total_timeout_s + DRAIN_SPARE_S)
