@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,11 @@ def test_the_configuration_scrapes_each_second_with_labels(tmp_path: Path) -> No
 
 def test_no_binary_in_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python3"))  # make setup may have put one beside ours
     assert prometheus.find_binary() is None
+    beside = tmp_path / "prometheus"
+    beside.touch(mode=0o755)
+    assert prometheus.find_binary() == str(beside)
     assert "install" in prometheus.ABSENT
 
 
