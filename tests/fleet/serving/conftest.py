@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from fleet.serving.events import EventLog
 from fleet.serving.serve import token_guard, token_headers
 from fleet.serving.weights import Manifest, make_weights
+from tests.fleet.serving.allocator_stage import Stage
 
 TOKEN = "token-of-this-run"
 """What the laboratory's session sends and its stubs demand, as in a run."""
@@ -214,3 +215,17 @@ def weights(tmp_path: Path) -> tuple[Path, Manifest]:
     """A store root with 300,000 bytes of weights for model ``m`` in four pieces."""
     root = tmp_path / "store"
     return root, make_weights(root, "m", 300_000, seed=7, piece_bytes=80_000)
+
+
+@pytest.fixture
+def stage(lab: Any, control_plane: Any) -> Any:
+    """``async with stage(gpus=8, **changes) as s:`` an allocator over three stub clusters (``allocator_stage``)."""
+
+    @contextlib.asynccontextmanager
+    async def make(gpus: int = 8, **changes: Any) -> AsyncIterator[Stage]:
+        async with lab() as it:
+            made = Stage(it, control_plane, gpus)
+            await made.start(**changes)
+            yield made
+
+    return make
