@@ -49,7 +49,7 @@ CALM_S: Final = 1.5
 BUSY_S: Final = 0.4
 ASK_S: Final = 1.0
 """API server and agents are asked over and over, each for so long at most: one that only hangs is seen after that."""
-ASK_EVERY_S: Final = 0.25
+ASK_EVERY_S: Final = 0.5
 SETTLE_S: Final = 30.0
 """A cluster whose nodes stay whole so long gets its full CPU weight also when its replicas do not come back."""
 FIRST_PORT: Final = 20000

@@ -253,6 +253,7 @@ def _made(
         )
     )
     (folder.marker / "fleet").write_text(state.fleet_id + "\n")
+    (folder.marker / manifests.NODE_CONF).write_text(manifests.NODE_CONF_TEXT)
     _weights(spec, folder)
     began, addresses = time.monotonic(), dict[str, str]()
 

@@ -68,7 +68,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     assert "labels" not in config["nodes"][0]
     assert config["nodes"][2]["labels"] == {"blackstart.dev/node": "amber-n2"}
     assert all(node["image"] == "node:v1" for node in config["nodes"])
-    assert all(node["extraMounts"][0]["hostPath"] == "/marks/m" for node in config["nodes"])
+    mounts = [{it["hostPath"]: it["containerPath"] for it in node["extraMounts"]} for node in config["nodes"]]
+    assert mounts == 3 * [{"/marks/m": "/blackstart", "/marks/m/node.conf": manifests.SYSTEMD_CONF}]
     assert "image" not in manifests.kind_config(amber, "", Path("/m"))["nodes"][0], "kind's own choice"
 
 
