@@ -129,10 +129,12 @@ class Answer:
         ]
 
     def sends(self) -> list[tuple[int, bytes]]:
-        """The events that leave together, and how many tokens they are: the first alone, then ``STREAM_TOKENS``."""
+        """The events that leave together, and how many tokens they are: the first alone, then ``STREAM_TOKENS``; with
+        the last of them the end."""
         first, *rest = self.chunks()
         groups = [rest[i : i + STREAM_TOKENS] for i in range(0, len(rest), STREAM_TOKENS)]
-        return [(1, first), *((len(group), b"".join(group)) for group in groups)]
+        *most, (tokens, last) = [(1, first), *((len(group), b"".join(group)) for group in groups)]
+        return [*most, (tokens, last + self.end())]
 
     def end(self) -> bytes:
         """What follows the last token: the usage, then the end mark."""

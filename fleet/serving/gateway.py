@@ -181,10 +181,12 @@ class Gateway:
         response.enable_chunked_encoding()
         try:
             await _to_client(response.prepare(request))
-            async for chunk in upstream.content.iter_any():
+            while True:  # what comes last leaves with the mark of the end: a send wakes everybody on its way
+                chunk = await upstream.content.readany()
+                if upstream.content.at_eof():
+                    await _to_client(response.write_eof(chunk))
+                    return response, str(upstream.status)
                 await _to_client(response.write(chunk))
-            await _to_client(response.write_eof())
-            return response, str(upstream.status)
         except _ClientLeft:
             return response, "499"
         except (aiohttp.ClientError, TimeoutError):

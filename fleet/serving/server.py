@@ -235,7 +235,7 @@ class ModelServer:
             response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
             first_ms += question.tokens * token_ms
         due_ns, first_ns = now_ns() + round(first_ms * NS_PER_MS), 0
-        for tokens, events in sends:
+        for number, (tokens, events) in enumerate(sends, 1):
             due_ns += round(tokens * token_ms * NS_PER_MS) if first_ns else 0
             await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
             if not first_ns:
@@ -243,9 +243,10 @@ class ModelServer:
                     response.headers["x-draining"] = "1"
                 first_ns = now_ns()
                 await response.prepare(request)  # headers leave with the first token
-            if question.stream:
+            if number < len(sends):
                 await response.write(events)
-        await response.write_eof(answer.end() if question.stream else b"")
+            else:
+                await response.write_eof(events)
         self._done(question, start_ns, first_ns)
         return response
 

@@ -50,6 +50,8 @@ BUSY_S: Final = 0.4
 ASK_S: Final = 1.0
 """API server and agents are asked over and over, each for so long at most: one that only hangs is seen after that."""
 ASK_EVERY_S: Final = 0.5
+AGAIN_S: Final = 0.1
+"""Who has just been silent is asked again so soon: one late answer must not look like an outage."""
 SETTLE_S: Final = 30.0
 """A cluster whose nodes stay whole so long gets its full CPU weight also when its replicas do not come back."""
 FIRST_PORT: Final = 20000
@@ -388,7 +390,7 @@ class Adapter:
                 self._silent.discard(name)
             else:
                 self._silent.add(name)
-            await asyncio.sleep(ASK_EVERY_S)
+            await asyncio.sleep(AGAIN_S if name in self._silent else ASK_EVERY_S)
 
     async def _answers(self, url: str) -> bool:
         with contextlib.suppress(aiohttp.ClientError, TimeoutError, OSError):

@@ -91,7 +91,11 @@ def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str,
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster.kind_name,
         "kubeadmConfigPatches": [json.dumps(FRUGAL)],
-        "networking": {"podSubnet": cluster.pod_subnet, "serviceSubnet": cluster.service_subnet},
+        "networking": {
+            "podSubnet": cluster.pod_subnet,
+            "serviceSubnet": cluster.service_subnet,
+            "kubeProxyMode": "none",  # nobody here asks a Service
+        },
         "nodes": [node(first, "control-plane"), *(node(container, "worker") for container in rest)],
     }
 

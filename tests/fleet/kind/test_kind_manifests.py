@@ -63,7 +63,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
     (patch,) = map(json.loads, config["kubeadmConfigPatches"])
     assert patch["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out a patch of another than it writes itself"
-    assert config["networking"] == {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
+    subnets = {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
+    assert config["networking"] == subnets | {"kubeProxyMode": "none"}
     assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]
     assert "labels" not in config["nodes"][0]
     assert config["nodes"][2]["labels"] == {"blackstart.dev/node": "amber-n2"}

@@ -65,7 +65,7 @@ def test_what_leaves_together_is_the_same_stream(tokens: int, sizes: list[int]) 
     answer = Answer(parse(CHAT, chat(max_tokens=tokens, stream=True)), b"w", "id-1", 7)
     sends = answer.sends()
     assert [count for count, _ in sends] == sizes
-    assert b"".join(events for _, events in sends) == b"".join(answer.chunks())
+    assert b"".join(events for _, events in sends) == b"".join([*answer.chunks(), answer.end()])
 
 
 def test_completions_and_embeddings_have_their_shapes() -> None:
