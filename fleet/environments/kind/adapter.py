@@ -44,7 +44,7 @@ from fleet.spec import ModelSpec
 from history.errors import FleetError
 from history.op import REPLICA_FAILED, REPLICA_WEIGHTS
 
-CALM_S: Final = 1.5
+CALM_S: Final = 3.0
 """Between two looks at the nodes while all is well; ``BUSY_S`` while something is missing."""
 BUSY_S: Final = 0.4
 ASK_S: Final = 1.0

@@ -63,10 +63,11 @@ fleet, which is made anew in a minute. Who is alone needs no leader: no lease to
 outwait (15 s) after a power loss. An RSA signature costs a handshake ten times what an elliptic one does."""
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
-NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=2ms\n"
-"""For the systemd of every node, and so for all that runs there: timers may fire up to 2 ms late, and so together. Go's
-servers wake hundreds of times a second for nothing, and nine nodes did 20,000 switches a second; this way they do
-half, and cost two thirds (``benchmarks/kind_idle.py``). A model server takes its own slack back (``pod``)."""
+NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
+"""For the systemd of every node, and so for all that runs there: timers may fire up to 4 ms late, and so together (Go's
+servers wake hundreds of times a second for nothing: nine nodes did 20,000 switches a second, a third of which is left).
+kubelet and containerd have one running thread each, and a heap that may grow to four times what lives. Together it halves
+what an idle cluster costs. A model server takes its own slack back (``pod``)."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2

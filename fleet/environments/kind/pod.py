@@ -53,8 +53,9 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def main(role: str) -> None:
-    """Serves until SIGTERM, its timers as punctual as on any host whatever the node's are. A server takes connections before it imports what it needs: the kubelet's first question
-    waits for its answer, where a refusal would be asked again only a second later."""
+    """Serves until SIGTERM, its timers as punctual as on any host whatever the node's are. A server takes connections
+    before it imports what it needs: the kubelet's first question waits for its answer, where a refusal would be asked
+    again only a second later."""
     Path("/proc/self/timerslack_ns").write_text(TIMER_SLACK_NS)
     gc.disable()  # a tenth of the time that imports take; they leave nothing to collect
     if role == "agent":
