@@ -102,8 +102,11 @@ def test_a_fleet_comes_up_and_again_changes_nothing(console: Console) -> None:
     status = console.run("fleet", "status", "--env", "kind")
     assert status.returncode == 0, status.stdout
     assert "Whole." in status.stdout
-    etcd = docker("exec", "blackstart-jade-control-plane", "cat", "/etc/kubernetes/manifests/etcd.yaml")
-    assert "--unsafe-no-fsync=true" in etcd, "kind took the patch"
+    plane = docker("exec", "blackstart-jade-control-plane", "sh", "-c", "cat /etc/kubernetes/manifests/*.yaml")
+    assert plane.count("--unsafe-no-fsync=true") == 1, "kind took the patch"
+    assert plane.count("--leader-elect=false") == 2
+    slack = 'cat /proc/$(pgrep -xo kubelet)/timerslack_ns /proc/$(pgrep -fo "kind.pod server")/timerslack_ns'
+    assert docker("exec", "blackstart-jade-worker", "sh", "-c", slack).split() == ["4000000", "50000"]
     told = console.run("fleet", "kubeconfig", "amber", "--env", "kind").stdout.strip()
     assert Path(told).is_relative_to(console.folder)
 

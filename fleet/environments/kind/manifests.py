@@ -65,9 +65,9 @@ NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
 """For the systemd of every node, and so for all that runs there. Timers may fire up to 4 ms late, and so together: Go's
-servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine nodes:
-20,000 switches a second without it, 7,000 with it). kubelet and containerd have one running thread each, and a heap
-that may grow to four times what lives. A model server takes its own slack back (``pod``)."""
+servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine
+nodes: 20,000 switches a second without it, 8,000 with it). kubelet and containerd have one running thread each, and
+a heap that may grow to four times what lives. A model server takes its own slack back (``pod``)."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
