@@ -60,11 +60,12 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
         def make(cluster: ClusterTopology) -> None:
             config, told = Path(folder, f"{cluster.name}.json"), manifests.kind_config(cluster, "", Path(folder))
             nodes = [{"role": one["role"], "extraMounts": one["extraMounts"][:1]} for one in told["nodes"]]  # ours
-            config.write_text(json.dumps({**{key: told[key] for key in ("kind", "apiVersion", "name")}, "nodes": nodes}))
+            config.write_text(
+                json.dumps({**{key: told[key] for key in ("kind", "apiVersion", "name")}, "nodes": nodes})
+            )
             command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]
             env = {**os.environ, "KIND_EXPERIMENTAL_DOCKER_NETWORK": NETWORK}
-            command += ["--kubeconfig", f"{config}.kubeconfig", "--quiet"]
-            command += ["--image", supplies.node_image] if supplies.node_image else []
+            command += ["--kubeconfig", f"{config}.kubeconfig", "--quiet", "--image", supplies.node_image]
             subprocess.run(command, env=env, check=True, capture_output=True)
 
         containers.make_network(Path(folder))

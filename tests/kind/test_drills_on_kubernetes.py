@@ -46,6 +46,7 @@ else:
     from kind_console import COMMAND, ROOT, Console, docker, until
 
 SMALL = ("--fleet", "small")
+SYSTEM_PODS = "/api/v1/namespaces/kube-system/pods"
 NODES = "label=io.x-k8s.kind.cluster"
 SILENT = {CONNECT_TIMEOUT, UNREACHABLE, REFUSED, RESET}
 """A port that is gone while its node still lives says refused for a moment; then nobody is there."""
@@ -102,13 +103,25 @@ def test_a_fleet_comes_up_and_again_changes_nothing(console: Console) -> None:
     status = console.run("fleet", "status", "--env", "kind")
     assert status.returncode == 0, status.stdout
     assert "Whole." in status.stdout
-    plane = docker("exec", "blackstart-jade-control-plane", "sh", "-c", "cat /etc/kubernetes/manifests/*.yaml")
-    assert plane.count("--unsafe-no-fsync=true") == 1, "kind took the patch"
-    assert plane.count("--leader-elect=false") == 2
-    slack = 'cat /proc/$(pgrep -xo kubelet)/timerslack_ns /proc/$(pgrep -fo "kind.pod server")/timerslack_ns'
-    assert docker("exec", "blackstart-jade-worker", "sh", "-c", slack).split() == ["4000000", "50000"]
+    the_clusters_are_frugal(console)
     told = console.run("fleet", "kubeconfig", "amber", "--env", "kind").stdout.strip()
     assert Path(told).is_relative_to(console.folder)
+
+
+def the_clusters_are_frugal(console: Console) -> None:
+    """What docs/decisions/0006 says, seen in the nodes."""
+
+    def seen(node: str, command: str) -> str:
+        return docker("exec", f"blackstart-jade-{node}", "sh", "-c", command).strip()
+
+    plane = seen("control-plane", "cat /etc/kubernetes/manifests/*.yaml")
+    assert (plane.count("--unsafe-no-fsync=true"), plane.count("--leader-elect=false")) == (1, 2), "kind took the patch"
+    assert "EC PRIVATE" in seen("control-plane", "head -1 /etc/kubernetes/pki/ca.key")
+    assert seen("control-plane", "cat /proc/$(pgrep -xo kube-apiserver)/timerslack_ns") == "4000000"
+    assert seen("worker", "cat /proc/$(pgrep -fo '[k]ind.pod server')/timerslack_ns") == "50000"
+    assert "GOMAXPROCS=1" in seen("worker", "tr '\\0' '\\n' < /proc/$(pgrep -xo kubelet)/environ").split()
+    jade = console.cluster("jade").api()
+    until(lambda: len(jade.call("GET", SYSTEM_PODS)["items"]) == 4, 30)  # etcd, API, controllers, scheduler: no more
 
 
 def test_another_fleet_is_refused_while_one_is_up(console: Console) -> None:

@@ -50,8 +50,9 @@ BUSY_S: Final = 0.4
 ASK_S: Final = 1.0
 """API server and agents are asked over and over, each for so long at most: one that only hangs is seen after that."""
 ASK_EVERY_S: Final = 0.5
-AGAIN_S: Final = 0.1
-"""Who has just been silent is asked again so soon: one late answer must not look like an outage."""
+AGAIN_S: Final = 0.25
+"""Who has just been silent is asked again so soon: one late answer must not look like an outage, which an allocator
+takes three silent looks for."""
 SETTLE_S: Final = 30.0
 """A cluster whose nodes stay whole so long gets its full CPU weight also when its replicas do not come back."""
 FIRST_PORT: Final = 20000
@@ -225,6 +226,7 @@ class Adapter:
         """See ``watch.Taker``."""
         self._log.warning("Kubernetes does not answer")
         self._nodes, self._api_now = (), None
+        self._changed.set()  # its nodes are looked at as soon as it answers again
         self._loop.call_soon_threadsafe(self.end_streams)
 
     def _listed(self, pods: tuple[Pod, ...], heard_ns: int) -> None:

@@ -100,7 +100,12 @@ def destroy(cluster: ClusterTopology, folder: Folder) -> None:
 
 def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies: Supplies) -> dict[str, str]:
     """Makes one cluster with namespace, token, serving image, GPUs; returns its containers' addresses."""
-    config = folder.root / f"{cluster.name}.kind.json"
+    conf, config = folder.marker / manifests.NODE_CONF, folder.root / f"{cluster.name}.kind.json"
+    if (
+        not conf.exists()
+    ):  # else the engine would mount an empty folder; clusters that are made side by side write it once
+        folder.marker.mkdir(parents=True, exist_ok=True)
+        conf.write_text(manifests.NODE_CONF_TEXT)
     config.write_text(json.dumps(manifests.kind_config(cluster, supplies.node_image, folder.marker)))
     log, kubeconfig = folder.logs / f"kind-{cluster.name}.log", folder.kubeconfig(cluster.name)
     command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]
@@ -129,7 +134,7 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
     for put_in in (
         partial(api.create, "/api/v1/namespaces", manifests.namespace()),
         partial(api.create, f"/api/v1/namespaces/{NAMESPACE}/secrets", manifests.secret(state.token)),
-        partial(api.delete, manifests.DNS, propagationPolicy="Background"),
+        *(partial(api.delete, path, propagationPolicy="Background") for path in manifests.UNUSED),
     ):
         containers.surely(put_in, FRESH_S)
     return addresses
@@ -253,7 +258,6 @@ def _made(
         )
     )
     (folder.marker / "fleet").write_text(state.fleet_id + "\n")
-    (folder.marker / manifests.NODE_CONF).write_text(manifests.NODE_CONF_TEXT)
     _weights(spec, folder)
     began, addresses = time.monotonic(), dict[str, str]()
 

@@ -47,8 +47,13 @@ OWN_CPU: Final = 850
 MOST_CPU: Final = 200
 DEPLOYMENTS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments"
 DAEMONSETS: Final = f"/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets"
-DNS: Final = "/apis/apps/v1/namespaces/kube-system/deployments/coredns"
-"""Nothing here resolves a name: its two pods would only cost a booting cluster its cores."""
+UNUSED: Final = (
+    "/apis/apps/v1/namespaces/kube-system/deployments/coredns",
+    "/apis/apps/v1/namespaces/kube-system/daemonsets/node-routes",
+    "/apis/apps/v1/namespaces/local-path-storage/deployments/local-path-provisioner",
+)
+"""What kind puts into a cluster and nothing here uses: names, routes between pods (all are in their node's network),
+volumes. Each would cost a booting cluster its cores, and without kube-proxy the last two would ask in vain for ever."""
 FRUGAL: Final = {
     "apiVersion": "kubeadm.k8s.io/v1beta3",
     "kind": "ClusterConfiguration",
@@ -57,17 +62,18 @@ FRUGAL: Final = {
     "scheduler": {"extraArgs": {"leader-elect": "false"}},
     "featureGates": {"PublicKeysECDSA": True},
 }
-"""What kubeadm is told, since all clusters share this host's cores and disk. The etcds would wait for each other's
-fsync: what they wrote outlives a SIGKILL all the same, since it is with the kernel; the host's own crash may cost the
-fleet, which is made anew in a minute. Who is alone needs no leader: no lease to renew every other second, none to
-outwait (15 s) after a power loss. An RSA signature costs a handshake ten times what an elliptic one does."""
+"""What kubeadm is told, since all clusters share this host's cores and disk (kind writes v1beta3 for Kubernetes before
+1.36; a newer one keeps kubeadm's defaults, and costs more). The etcds would wait for each other's fsync: what they
+wrote outlives a SIGKILL all the same, since it is with the kernel; the host's own crash may cost the fleet, which is
+made anew in a minute. Who is alone needs no leader: no lease to renew every other second, none to outwait (15 s) after
+a power loss. An elliptic signature costs less than one of RSA (``openssl speed rsa2048 ecdsap256``)."""
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
 """For the systemd of every node, and so for all that runs there. Timers may fire up to 4 ms late, and so together: Go's
 servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine
 nodes: 20,000 switches a second without it, 8,000 with it). kubelet and containerd have one running thread each, and
-a heap that may grow to four times what lives. A model server takes its own slack back (``pod``)."""
+a heap that may grow to four times what lives. Model servers and agents take their own slack back (``pod``)."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2

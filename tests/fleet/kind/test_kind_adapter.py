@@ -6,7 +6,9 @@ import asyncio
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +209,34 @@ def test_a_lost_cluster_ends_the_streams_and_a_found_one_begins_another_life(mon
             assert stream.headers["x-life"] != life
 
     play(monkeypatch, scene)
+
+
+def test_nodes_of_a_cluster_that_was_lost_are_looked_at_as_soon_as_it_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter, whole = an_adapter(), (NodeNow("amber-n1", True, 8, ()), NodeNow("amber-n2", True, 8, ()))
+    monkeypatch.setattr(module, "CALM_S", 60.0)
+    monkeypatch.setattr(module, "BUSY_S", 0.05)
+    monkeypatch.setattr(module, "reconcile", lambda *_: whole)
+    adapter._loop, adapter._api_now = asyncio.new_event_loop(), FakeApi()  # type: ignore[assignment]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ended = pool.submit(adapter._keep_gpus)
+        try:
+            until_true(lambda: adapter._nodes == whole)
+            adapter.lost()
+            until_true(lambda: not adapter._nodes)
+            adapter._api_now = FakeApi()  # type: ignore[assignment]
+            until_true(lambda: adapter._nodes == whole)
+        finally:
+            adapter._stop.set()
+            adapter._changed.set()
+    ended.result()
+    adapter._loop.close()
+
+
+def until_true(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_where_weights_came_from_is_the_servers_word_also_when_it_comes_early(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,6 +63,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
     (patch,) = map(json.loads, config["kubeadmConfigPatches"])
     assert patch["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out a patch of another than it writes itself"
+    assert patch["featureGates"] == {"PublicKeysECDSA": True}
+    assert [patch[part]["extraArgs"]["leader-elect"] for part in ("controllerManager", "scheduler")] == ["false"] * 2
     subnets = {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
     assert config["networking"] == subnets | {"kubeProxyMode": "none"}
     assert [node["role"] for node in config["nodes"]] == ["control-plane", "worker", "worker"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fleet import fleets
-from fleet.environments.kind import containers, lifecycle, supplies
+from fleet.environments.kind import containers, lifecycle, manifests, supplies
 from fleet.environments.kind.hosting import Served
 from fleet.environments.kind.offline.paths import Image, Paths
 from fleet.environments.kind.state import FleetState, Folder
@@ -134,6 +134,7 @@ def test_kind_is_told_the_fleets_network_and_never_the_users_kubeconfig(
     assert told["KIND_EXPERIMENTAL_DOCKER_NETWORK"] == "blackstart"
     assert told["KUBECONFIG"] == str(folder.kubeconfig("amber"))
     assert f"--kubeconfig {folder.kubeconfig('amber')}" in told["command"]
+    assert (folder.marker / "node.conf").read_text() == manifests.NODE_CONF_TEXT, "what is mounted is there"
 
 
 def test_another_fleet_is_not_replaced(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ class StubReplica:
         self.cancelled = 0
         self.chunks: list[bytes] = []
         self.chunk_gap_s = 0.0
+        self.end_apart = True
         self.cut_after: int | None = None
         self.headers: dict[str, str] = {}
         self.status = 200
@@ -62,6 +63,9 @@ class StubReplica:
                 if index == self.cut_after:
                     assert request.transport is not None
                     request.transport.close()
+                    return response
+                if chunk is self.chunks[-1] and not self.end_apart:
+                    await response.write_eof(chunk)
                     return response
                 await response.write(chunk)
                 await asyncio.sleep(self.chunk_gap_s)
@@ -176,11 +180,13 @@ def test_answers_and_their_headers_pass_through(stage: Any) -> None:
     asyncio.run(go())
 
 
-def test_streams_are_not_buffered(stage: Any) -> None:
+@pytest.mark.parametrize("end_apart", [True, False])
+def test_streams_are_not_buffered(stage: Any, end_apart: bool) -> None:
     async def go() -> None:
         async with stage() as s:
             stub = await s.replica("r1")
             stub.chunks, stub.chunk_gap_s = [b"data: 1\n\n", b"data: 2\n\n", b"data: [DONE]\n\n"], 0.05
+            stub.end_apart = end_apart
             arrivals = []
             async with s.it.session.post(s.url + CHAT, json={"model": "m"}) as response:
                 assert response.content_type == "text/event-stream"
@@ -189,6 +195,7 @@ def test_streams_are_not_buffered(stage: Any) -> None:
             assert [chunk for _, chunk in arrivals] == stub.chunks
             assert arrivals[1][0] - arrivals[0][0] > 0.03
             assert arrivals[2][0] - arrivals[1][0] > 0.03
+            assert await s.counted("200") == 1
 
     asyncio.run(go())
 
