@@ -29,7 +29,7 @@ RESTORE = """        Restore("cobalt"),
 def drill_with(tmp_path: Path, fault: str) -> Path:
     """The micro-drill with another fault, a restore, and an objective on the failback."""
     text = MICRO.read_text()
-    if "Freeze" in fault or "black-hole" in fault:  # who is silent is so for longer than a probe waits, else it answers late
+    if "Freeze" in fault or "black-hole" in fault:  # silent for longer than a probe waits: else it has its answer, late
         text = text.replace("at_most_s=15", f"at_most_s=15, then_s={CLUSTER_LIMIT_S}")
     text = text.replace('PowerLoss("cobalt")', fault).replace(
         "OpenLoop, PowerLoss,", "OpenLoop, PowerLoss, Freeze, Restore,"
