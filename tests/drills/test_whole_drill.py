@@ -116,7 +116,7 @@ def test_ctrl_c_heals_drains_and_still_writes_a_result(tmp_path: Path) -> None:
     blackstart.process.send_signal(signal.SIGINT)
     code, out = blackstart.end()
     assert code == 130, out
-    assert "Healed cobalt" in out
+    assert "Healed cobalt" in out, out
     assert "Traceback" not in out
     assert blackstart.left_behind() == []
     result = result_of(only_run(tmp_path))
