@@ -101,9 +101,7 @@ def destroy(cluster: ClusterTopology, folder: Folder) -> None:
 def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies: Supplies) -> dict[str, str]:
     """Makes one cluster with namespace, token, serving image, GPUs; returns its containers' addresses."""
     conf, config = folder.marker / manifests.NODE_CONF, folder.root / f"{cluster.name}.kind.json"
-    if (
-        not conf.exists()
-    ):  # else the engine would mount an empty folder; clusters that are made side by side write it once
+    if not conf.exists():  # the engine would mount an empty folder in its place
         folder.marker.mkdir(parents=True, exist_ok=True)
         conf.write_text(manifests.NODE_CONF_TEXT)
     config.write_text(json.dumps(manifests.kind_config(cluster, supplies.node_image, folder.marker)))

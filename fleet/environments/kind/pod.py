@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -22,7 +22,7 @@ from fleet.environments.kind.manifests import CONFIG_VARIABLE, HOST_VARIABLE, NO
 from fleet.environments.kind.topology import AGENT_PORT
 from fleet.serving.config import AgentConfig, ServerConfig
 
-TIMER_SLACK_NS = "50000"
+TIMER_SLACK_NS: Final = "50000"
 """What Linux gives a process unless told otherwise (prctl(2), PR_SET_TIMERSLACK)."""
 
 
