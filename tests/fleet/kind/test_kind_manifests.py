@@ -63,8 +63,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
     patch, init = map(json.loads, config["kubeadmConfigPatches"])
     for one in (patch, init):
-        assert one["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out a patch of another than it writes itself"
-    assert init["patches"]["directory"] == "/blackstart/patches", "in the marker folder, which is mounted at /blackstart"
+        assert one["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out what is of another than it writes"
+    assert init["patches"]["directory"] == "/blackstart/patches", "the marker folder is /blackstart there"
     assert patch["featureGates"] == {"PublicKeysECDSA": True}
     assert [patch[part]["extraArgs"]["leader-elect"] for part in ("controllerManager", "scheduler")] == ["false"] * 2
     subnets = {"podSubnet": amber.pod_subnet, "serviceSubnet": amber.service_subnet}
