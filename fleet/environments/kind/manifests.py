@@ -68,9 +68,7 @@ wrote outlives a SIGKILL all the same, since it is with the kernel; the host's o
 made anew in a minute. Who is alone needs no leader: no lease to renew every other second, none to outwait (15 s) after
 a power loss. An elliptic signature costs less than one of RSA (``openssl speed rsa2048 ecdsap256``)."""
 PATCHES: Final = "patches"
-PROBED: Final = ("etcd", "kube-apiserver", "kube-scheduler")
-"""What kubeadm has probed for readiness once a second, most by a new TLS connection, and nobody here waits for: they
-are probed every ten seconds, as for their liveness."""
+"""Of kubeadm: a file changes the pod of that name."""
 INIT: Final = {
     "apiVersion": FRUGAL["apiVersion"],
     "kind": "InitConfiguration",
@@ -83,18 +81,29 @@ NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAX
 servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine
 nodes: 20,000 switches a second without it, 8,000 with it). kubelet and containerd have one running thread each, and
 a heap that may grow to four times what lives. Model servers and agents take their own slack back (``pod``)."""
+
+
+def _patch(name: str, **more: Any) -> str:
+    container = {"name": name, "env": [{"name": "GOGC", "value": "300"}], **more}
+    return json.dumps({"spec": {"containers": [container]}})
+
+
+_SELDOM: Final = {"readinessProbe": {"periodSeconds": 10}}
 NODE_FILES: Final = {
     NODE_CONF: NODE_CONF_TEXT,
-    **{
-        f"{PATCHES}/{name}.json": json.dumps(
-            {"spec": {"containers": [{"name": name, "readinessProbe": {"periodSeconds": 10}}]}}
-        )
-        for name in PROBED
-    },
+    f"{PATCHES}/etcd.json": _patch("etcd", **_SELDOM),
+    f"{PATCHES}/kube-apiserver.json": _patch("kube-apiserver", **_SELDOM),
+    f"{PATCHES}/kube-controller-manager.json": _patch("kube-controller-manager"),
+    f"{PATCHES}/kube-scheduler.json": _patch("kube-scheduler", **_SELDOM),
 }
-"""What stands in the fleet's marker folder, and so in every node: text by path."""
+"""What stands in the fleet's marker folder, and so in every node: text by path. kubeadm would have three of these pods
+asked once a second whether they are ready, most by a new TLS connection, and nobody here waits for that: they are asked
+every ten seconds, as for their liveness. The lazier heap is theirs too."""
 PROBE_S: Final = 3
-"""A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
+"""A startup probe waits for its answer while the server loads: one that is refused is repeated a second later."""
+READY_S: Final = 5
+"""How often a server that has started is asked whether it still is ready: the gateway looks itself, and a server that
+ended is seen by the kubelet anyway. Six times no in a row count, so that a node without its network keeps its pods."""
 GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
@@ -257,11 +266,17 @@ def _pod(
             {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
         ],
         "ports": [{"containerPort": port, "hostPort": port}],
-        "readinessProbe": {
+        "startupProbe": {
             "httpGet": {"path": f"/healthz?wait_s={PROBE_S - 0.2}", "port": port},
             "periodSeconds": 1,
             "timeoutSeconds": PROBE_S,
-            "failureThreshold": 2,
+            "failureThreshold": 1000,  # a load takes as long as it takes
+        },
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz", "port": port},
+            "periodSeconds": READY_S,
+            "timeoutSeconds": PROBE_S,
+            "failureThreshold": 6,
         },
     }
     container["resources"] = {"requests": {"cpu": f"{cpu}m", "memory": "64Mi"}, "limits": dict(limits)}

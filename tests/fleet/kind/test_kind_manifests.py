@@ -113,9 +113,11 @@ def test_a_replica_is_a_deployment_with_gpu_limits_toleration_and_readiness() ->
     (container,) = pod["containers"]
     assert container["resources"]["limits"] == {"nvidia.com/gpu": "4"}
     assert container["imagePullPolicy"] == "Never"
-    probe = container["readinessProbe"]
+    probe = container["startupProbe"]
     assert probe["httpGet"] == {"path": "/healthz?wait_s=2.8", "port": 20001}
     assert probe["timeoutSeconds"] > 2.8, "the kubelet must not hang up before the server says that it is not ready"
+    assert probe["failureThreshold"] * probe["periodSeconds"] > server().load_timeout_s, "nobody ends a long load"
+    assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 20001}
     assert pod["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]
     assert body["spec"]["selector"]["matchLabels"].items() <= body["spec"]["template"]["metadata"]["labels"].items()
     affinity = pod["affinity"]["nodeAffinity"]

@@ -135,8 +135,9 @@ def test_kind_is_told_the_fleets_network_and_never_the_users_kubeconfig(
     assert told["KUBECONFIG"] == str(folder.kubeconfig("amber"))
     assert f"--kubeconfig {folder.kubeconfig('amber')}" in told["command"]
     assert (folder.marker / "node.conf").read_text() == manifests.NODE_CONF_TEXT, "what is mounted is there"
-    patches = {file.name for file in (folder.marker / "patches").iterdir()}
-    assert patches == {"etcd.json", "kube-apiserver.json", "kube-scheduler.json"}, "what kubeadm reads is there"
+    patches = {file.stem: json.loads(file.read_text()) for file in (folder.marker / "patches").iterdir()}
+    assert set(patches) == {"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"}, "kubeadm reads them"
+    assert all(name == patch["spec"]["containers"][0]["name"] for name, patch in patches.items())
 
 
 def test_another_fleet_is_not_replaced(tmp_path: Path) -> None:
