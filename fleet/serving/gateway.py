@@ -148,7 +148,6 @@ class Gateway:
         try:
             headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
             async with self._session.post(replica.url + request.path, data=body, headers=headers) as upstream:
-                replica.answered = upstream.status < 500
                 if "x-draining" in upstream.headers:
                     replica.draining = True
                 passed = CIMultiDict(

@@ -24,8 +24,7 @@ SPILL: Final = 8
 
 @dataclass(eq=False)
 class Replica:
-    """A replica that its cluster calls ready. ``in_flight``: requests that it has from this gateway now;
-    ``answered``: has it answered one since its health was last thought of?"""
+    """A replica that its cluster calls ready. ``in_flight``: requests that it has from this gateway now."""
 
     cluster: str
     name: str
@@ -33,7 +32,6 @@ class Replica:
     node: str
     url: str
     in_flight: int = 0
-    answered: bool = False
     ready_ns: int = 0
     failures: int = 0
     ejected: bool = False
@@ -123,11 +121,6 @@ class Routes:
         by_key = {(r.cluster, r.name): r for r in up}
         mine = [by_key[key] for key in owners(model, list(by_key), spec.copies)]
         return min(mine, key=lambda replica: replica.in_flight // SPILL, default=None)
-
-    def proven(self, replica: Replica) -> bool:
-        """Since this was last asked its answers were proof enough of its health: some came, and none is awaited."""
-        answered, replica.answered = replica.answered, False
-        return answered and not (replica.in_flight or replica.ejected or replica.failures)
 
     def weight(self, replica: Replica) -> float:
         """The part of what it could take that it is given, 0 to 1: its cluster's share, and how far it has started."""

@@ -1,7 +1,5 @@
 """What keeps the gateway's routing table true: one watch a cluster, one health check a replica, each on its own.
 
-A replica that answers requests proves its health by that, and is not asked for it; one that owes an answer is.
-
 A watch lists, then follows the cluster's events, and lists again after a gap; when it breaks, the cluster's replicas
 are checked at once, since they may have died with it. A slow or dead cluster delays nobody else.
 """
@@ -95,8 +93,7 @@ class Watching:
         due = loop.time()
         while True:
             for replica in self._routes.replicas:
-                if not self._routes.proven(replica):
-                    self.check_soon(replica)
+                self.check_soon(replica)
             due = max(due + self._config.switches.health_interval_s, loop.time())
             await asyncio.sleep(due - loop.time())
 

@@ -81,29 +81,13 @@ NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAX
 servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine
 nodes: 20,000 switches a second without it, 8,000 with it). kubelet and containerd have one running thread each, and
 a heap that may grow to four times what lives. Model servers and agents take their own slack back (``pod``)."""
-
-
-def _patch(name: str, **more: Any) -> str:
-    container = {"name": name, "env": [{"name": "GOGC", "value": "300"}], **more}
-    return json.dumps({"spec": {"containers": [container]}})
-
-
-_SELDOM: Final = {"readinessProbe": {"periodSeconds": 10}}
-NODE_FILES: Final = {
-    NODE_CONF: NODE_CONF_TEXT,
-    f"{PATCHES}/etcd.json": _patch("etcd", **_SELDOM),
-    f"{PATCHES}/kube-apiserver.json": _patch("kube-apiserver", **_SELDOM),
-    f"{PATCHES}/kube-controller-manager.json": _patch("kube-controller-manager"),
-    f"{PATCHES}/kube-scheduler.json": _patch("kube-scheduler", **_SELDOM),
-}
-"""What stands in the fleet's marker folder, and so in every node: text by path. kubeadm would have three of these pods
-asked once a second whether they are ready, most by a new TLS connection, and nobody here waits for that: they are asked
-every ten seconds, as for their liveness. The lazier heap is theirs too."""
+API_PATCH: Final = {"spec": {"containers": [{"name": "kube-apiserver", "readinessProbe": {"periodSeconds": 10}}]}}
+"""kubeadm has it asked once a second whether it is ready, by a new TLS connection, and nobody here waits for the
+answer: ten seconds, as for its liveness."""
+NODE_FILES: Final = {NODE_CONF: NODE_CONF_TEXT, f"{PATCHES}/kube-apiserver.json": json.dumps(API_PATCH)}
+"""What stands in the fleet's marker folder, and so in every node: text by path."""
 PROBE_S: Final = 3
-"""A startup probe waits for its answer while the server loads: one that is refused is repeated a second later."""
-READY_S: Final = 5
-"""How often a server that has started is asked whether it still is ready: the gateway looks itself, and a server that
-ended is seen by the kubelet anyway. Six times no in a row count, so that a node without its network keeps its pods."""
+"""A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
@@ -266,17 +250,11 @@ def _pod(
             {"name": "OPENBLAS_NUM_THREADS", "value": "1"},
         ],
         "ports": [{"containerPort": port, "hostPort": port}],
-        "startupProbe": {
+        "readinessProbe": {
             "httpGet": {"path": f"/healthz?wait_s={PROBE_S - 0.2}", "port": port},
             "periodSeconds": 1,
             "timeoutSeconds": PROBE_S,
-            "failureThreshold": 1000,  # a load takes as long as it takes
-        },
-        "readinessProbe": {
-            "httpGet": {"path": "/healthz", "port": port},
-            "periodSeconds": READY_S,
-            "timeoutSeconds": PROBE_S,
-            "failureThreshold": 6,
+            "failureThreshold": 2,
         },
     }
     container["resources"] = {"requests": {"cpu": f"{cpu}m", "memory": "64Mi"}, "limits": dict(limits)}

@@ -26,8 +26,8 @@ def folder(tmp_path: Path) -> Folder:
             node_image="n",
             serving_image="s",
             kind="kind",
-            subnet="172.29.0.0/16",
-            host="172.29.0.1",
+            subnet="127.29.0.0/16",
+            host="127.29.0.1",
             gateway_port=0,
             ports={
                 "gateway": 1,
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Folder:
                 "store-weights": 4,
                 **{f"adapter-{c.name}": 5 for c in spec.clusters},
             },
-            addresses={name: f"172.29.0.{number}" for number, name in enumerate(names, 2)},
+            addresses={name: f"127.29.0.{number}" for number, name in enumerate(names, 2)},
             complete=True,
         )
     )

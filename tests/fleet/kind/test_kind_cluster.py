@@ -129,9 +129,9 @@ def test_power_returns_to_the_same_addresses_and_to_the_control_plane_first(
     assert [call for call in fake.calls if call[0] == "start"] == [started, workers]
     kept = {call[-1]: call[3] for call in fake.calls if call[:2] == ("network", "connect")}
     assert kept == {
-        "blackstart-cobalt-control-plane": "172.29.0.5",
-        "blackstart-cobalt-worker": "172.29.0.6",
-        "blackstart-cobalt-worker2": "172.29.0.7",
+        "blackstart-cobalt-control-plane": "127.29.0.5",
+        "blackstart-cobalt-worker": "127.29.0.6",
+        "blackstart-cobalt-worker2": "127.29.0.7",
     }
     assert fake.verbs()[-1] == "start", "addresses are fixed before anything starts"
 
@@ -154,10 +154,10 @@ def test_a_partition_spares_the_clusters_own_nodes_and_pods(
 ) -> None:
     cobalt.cut_off()
     script = fake.calls[0][-1]
-    for friend in ("172.29.0.5", "172.29.0.6", "172.29.0.7", "10.102.0.0/16"):
+    for friend in ("127.29.0.5", "127.29.0.6", "127.29.0.7", "10.102.0.0/16"):
         assert f"-s {friend} -j RETURN" in script
         assert f"-d {friend} -j RETURN" in script
-    assert "172.29.0.2" not in script.replace("172.29.0.2\n", ""), "a node of amber is no friend"
+    assert "127.29.0.2" not in script.replace("127.29.0.2\n", ""), "a node of amber is no friend"
     assert script.index("-j RETURN") < script.index("-j DROP") < script.index("-I PREROUTING")
     answers(monkeypatch, Answer("u", "connect-timeout"), Answer("u", "connect-timeout"))
     assert good(cobalt.verify_cut_off()) == [True, True, True]
@@ -179,7 +179,7 @@ def test_pulled_cables_leave_running_containers_without_an_address(
     assert good(cobalt.verify_plugged_in()) == [True, True, True]
     assert not any(good(cobalt.verify_cables_pulled())[1:])
     assert [one.address for one in containers.of_cluster("blackstart-cobalt")] == [
-        "172.29.0.5", "172.29.0.6", "172.29.0.7",
+        "127.29.0.5", "127.29.0.6", "127.29.0.7",
     ]  # fmt: skip
     cobalt.pull_cables()
     assert len([line for line in restore(facts(folder, True, "f1")) if "plugged in" in line]) == 3
@@ -204,8 +204,8 @@ def test_the_opt_in_marker_is_asked_of_docker(cobalt: KindCluster, fake: FakeDoc
 
 
 def test_down_removes_what_is_ours_and_nothing_else(folder: Folder, fake: FakeDocker) -> None:
-    fake.add("blackstart-amber-extra", "blackstart-amber", "172.29.0.99", marker="/somebody/else")
-    fake.add("stranger-control-plane", "stranger", "172.29.0.98", marker="")
+    fake.add("blackstart-amber-extra", "blackstart-amber", "127.29.0.99", marker="/somebody/else")
+    fake.add("stranger-control-plane", "stranger", "127.29.0.98", marker="")
     lifecycle.down(folder, lambda _: None)
     assert set(fake.boxes) == {"blackstart-amber-extra", "stranger-control-plane"}
     assert not folder.root.exists()
@@ -214,7 +214,7 @@ def test_down_removes_what_is_ours_and_nothing_else(folder: Folder, fake: FakeDo
 
 def test_a_name_that_somebody_else_has_is_refused(folder: Folder, fake: FakeDocker) -> None:
     fake.boxes.clear()
-    fake.add("blackstart-jade-control-plane", "blackstart-jade", "172.29.0.2", marker="/somebody/else")
+    fake.add("blackstart-jade-control-plane", "blackstart-jade", "127.29.0.2", marker="/somebody/else")
     with pytest.raises(FleetError, match="blackstart-jade"):
         lifecycle._require_free_names(fleets.three_clusters(), folder)
     assert list(fake.boxes) == ["blackstart-jade-control-plane"]
@@ -244,7 +244,7 @@ def test_a_rebuilt_cluster_gets_the_addresses_that_everybody_knows(
     state = folder.read()
     assert state is not None
     (topo,) = [one for one in state.clusters if one.name == "cobalt"]
-    swapped = dict(zip(topo.containers, ("172.29.0.7", "172.29.0.5", "172.29.0.6"), strict=True))
+    swapped = dict(zip(topo.containers, ("127.29.0.7", "127.29.0.5", "127.29.0.6"), strict=True))
 
     def create(*_: object) -> dict[str, str]:
         for name, address in swapped.items():
@@ -273,14 +273,14 @@ def test_a_cluster_is_not_rebuilt_before_its_agents_are_there(
     monkeypatch.setattr(KindCluster, "_build", lambda _: ended.set() if going_on.wait(10) else None)
     cobalt.destroy()
     cobalt.rebuild()
-    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "172.29.0.7")
+    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "127.29.0.7")
     assert [(one.name, one.ok) for one in cobalt.verify_rebuilt()][-2:] == [("gpus", True), ("agents", False)]
     going_on.set()
     ended.wait(10)
     assert cobalt._building is not None
     cobalt._building.join(10)
     assert not cobalt.verify_rebuilt()[-1].ok, "the DaemonSet stands, its pods do not answer yet"
-    well = Answer("http://172.29.0.7:7070/healthz", "answered", 200)
+    well = Answer("http://127.29.0.7:7070/healthz", "answered", 200)
     monkeypatch.setattr(KindCluster, "_answers", lambda _: (well, [well]))
     assert all(one.ok for one in cobalt.verify_rebuilt())
 
@@ -304,7 +304,7 @@ def test_a_making_that_breaks_while_one_looks_is_no_rebuilt_cluster(
     monkeypatch.setattr(KindCluster, "verify_power_on", looked)
     cobalt.destroy()
     cobalt.rebuild()
-    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "172.29.0.7")
+    fake.add("blackstart-cobalt-control-plane", "blackstart-cobalt", "127.29.0.7")
     assert not cobalt.verify_rebuilt()[-1].ok
     with pytest.raises(FaultError, match="does not take the agents"):
         cobalt.verify_rebuilt()

@@ -112,7 +112,7 @@ def test_weight_stores_are_mended_or_it_is_not_healed(
     now = {"factor": 0.1, "corrupt": False, "egress_bytes_s": store.egress_bytes_s * 0.1}
 
     def ask(url: str, *, method: str = "GET", **_: object) -> Answer:
-        assert url.startswith("http://172.29.0.1:4/fault")
+        assert url.startswith("http://127.29.0.1:4/fault")
         if deaf:
             return Answer(url, "no-answer")
         if method == "POST":

@@ -37,18 +37,6 @@ def test_equal_replicas_get_equal_shares(count: int, requests: int) -> None:
     assert max(r.in_flight for r in replicas) - min(r.in_flight for r in replicas) <= 1
 
 
-def test_answers_prove_health_once_and_only_of_who_owes_none() -> None:
-    routes, (a,) = table("a")
-    assert not routes.proven(a), "it has answered nothing"
-    a.answered = True
-    assert (routes.proven(a), routes.proven(a)) == (True, False)
-    for doubt in ("in_flight", "failures", "ejected"):
-        a.answered = True
-        setattr(a, doubt, 1)
-        assert not routes.proven(a), doubt
-        setattr(a, doubt, 0)
-
-
 def test_ejected_draining_and_removed_replicas_get_nothing() -> None:
     routes, (a, b, c) = table("a", "b", "c")
     routes.eject(a)
