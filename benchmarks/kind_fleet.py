@@ -34,8 +34,6 @@ from history.records import Signal
 UP_S, DOWN_S, IDLE_CORES, IDLE_GIB, SKEW_S, VERIFIED_S = 75.0, 6.0, 0.8, 5.0, 1.0, 2.0
 API_S, GPUS_S, PODS_S = 12.0, 15.0, 35.0
 IDLE_FOR_S = 20.0
-SETTLE_S = 30.0
-"""A Kubernetes goes on starting for so long after all of it serves: controllers, certificates, what kind left out."""
 
 failed: list[str] = []
 
@@ -145,7 +143,7 @@ def main(words: list[str]) -> int:
             began = time.monotonic()
             lifecycle.up(spec, folder, lambda line: print(f"    {time.monotonic() - began:5.1f} s {line}", flush=True))
             told("fleet up", time.monotonic() - began, UP_S, "s")
-            time.sleep(SETTLE_S)
+            time.sleep(5)
             cores, gib = idle()
             told("idle cost", cores - before[0], IDLE_CORES, "cores")
             told("idle memory", gib - before[1], IDLE_GIB, "GiB")

@@ -26,9 +26,9 @@ from fleet.spec import FleetSpec
 from history.errors import FleetError
 
 if TYPE_CHECKING:
-    from benchmarks.kind_fleet import SETTLE_S, idle, timed
+    from benchmarks.kind_fleet import idle, timed
 else:
-    from kind_fleet import SETTLE_S, idle, timed
+    from kind_fleet import idle, timed
 
 NAMES = ("amber", "cobalt", "jade", "onyx", "ruby", "sable")
 TOLERANCE = 1.25
@@ -102,7 +102,7 @@ def main(counts: list[int]) -> int:
             folder, file = Folder(Path(state, "kind")), fleet_file(count, Path(state))
             try:
                 made_s = timed(partial(lifecycle.up, FleetSpec.from_toml(file), folder, silently))
-                time.sleep(SETTLE_S)
+                time.sleep(5)
                 cores, gib = (now - before for now, before in zip(idle(), (bare_cores, bare_gib), strict=True))
                 own_cores = drill(file, Path(state))
             finally:

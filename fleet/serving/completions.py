@@ -19,7 +19,7 @@ DEFAULT_TOKENS: Final = 16
 MAX_TOKENS: Final = 4096
 EMBEDDING_SIZE: Final = 16
 DONE: Final = b"data: [DONE]\n\n"
-STREAM_TOKENS: Final = 8
+STREAM_TOKENS: Final = 4
 """Tokens of a stream that leave together, as serving engines offer it (vLLM: ``stream_interval``): each send wakes
 every process on its way, and waking is most of what a short answer costs."""
 

@@ -100,12 +100,10 @@ def destroy(cluster: ClusterTopology, folder: Folder) -> None:
 
 def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies: Supplies) -> dict[str, str]:
     """Makes one cluster with namespace, token, serving image, GPUs; returns its containers' addresses."""
-    for name, text in manifests.NODE_FILES.items():  # the engine would mount an empty folder in the place of a file
-        path = folder.marker / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
-    config = folder.root / f"{cluster.name}.kind.json"
+    conf, config = folder.marker / manifests.NODE_CONF, folder.root / f"{cluster.name}.kind.json"
+    if not conf.exists():  # the engine would mount an empty folder in its place
+        folder.marker.mkdir(parents=True, exist_ok=True)
+        conf.write_text(manifests.NODE_CONF_TEXT)
     config.write_text(json.dumps(manifests.kind_config(cluster, supplies.node_image, folder.marker)))
     log, kubeconfig = folder.logs / f"kind-{cluster.name}.log", folder.kubeconfig(cluster.name)
     command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]

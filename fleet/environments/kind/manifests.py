@@ -67,13 +67,6 @@ FRUGAL: Final = {
 wrote outlives a SIGKILL all the same, since it is with the kernel; the host's own crash may cost the fleet, which is
 made anew in a minute. Who is alone needs no leader: no lease to renew every other second, none to outwait (15 s) after
 a power loss. An elliptic signature costs less than one of RSA (``openssl speed rsa2048 ecdsap256``)."""
-PATCHES: Final = "patches"
-"""Of kubeadm: a file changes the pod of that name."""
-INIT: Final = {
-    "apiVersion": FRUGAL["apiVersion"],
-    "kind": "InitConfiguration",
-    "patches": {"directory": f"{MARKER_DIR}/{PATCHES}"},
-}
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
@@ -81,11 +74,6 @@ NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAX
 servers wake hundreds of times a second for nothing, and each wake costs (``vmstat 5`` beside an idle fleet of nine
 nodes: 20,000 switches a second without it, 8,000 with it). kubelet and containerd have one running thread each, and
 a heap that may grow to four times what lives. Model servers and agents take their own slack back (``pod``)."""
-API_PATCH: Final = {"spec": {"containers": [{"name": "kube-apiserver", "readinessProbe": {"periodSeconds": 10}}]}}
-"""kubeadm has it asked once a second whether it is ready, by a new TLS connection, and nobody here waits for the
-answer: ten seconds, as for its liveness."""
-NODE_FILES: Final = {NODE_CONF: NODE_CONF_TEXT, f"{PATCHES}/kube-apiserver.json": json.dumps(API_PATCH)}
-"""What stands in the fleet's marker folder, and so in every node: text by path."""
 PROBE_S: Final = 3
 """A readiness probe waits for its answer while the server loads: one that is refused is repeated a second later."""
 GRACE_S: Final = 2
@@ -110,7 +98,7 @@ def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str,
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster.kind_name,
-        "kubeadmConfigPatches": [json.dumps(FRUGAL), json.dumps(INIT)],
+        "kubeadmConfigPatches": [json.dumps(FRUGAL)],
         "networking": {
             "podSubnet": cluster.pod_subnet,
             "serviceSubnet": cluster.service_subnet,

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Folder:
             node_image="n",
             serving_image="s",
             kind="kind",
-            subnet="127.29.0.0/16",
+            subnet="127.29.0.0/16",  # of this host alone: at the real subnet a fleet that is up would answer
             host="127.29.0.1",
             gateway_port=0,
             ports={
