@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,9 @@ from assertions import analyze
 from drills.engine.safety.loader import find_all
 from drills.june_2022 import NEW_INGRESS, OLD_INGRESS
 from fleet.environments.kind.kubernetes.client import Refused
+from fleet.environments.kind.manifests import DAEMONSETS
 from fleet.environments.kind.supplies import find
+from fleet.environments.kind.topology import NAMESPACE
 from fleet.manifests import not_served
 from history.errors import FleetError
 from history.op import (
@@ -187,6 +190,26 @@ def test_an_ingress_of_a_removed_version_is_found_and_refused(console: Console) 
     assert taken["kind"] == "Ingress"
 
 
+def test_what_is_long_in_ending_is_waited_for(console: Console) -> None:
+    """A fleet that takes the clusters over makes its agents once those of the one before have gone: Kubernetes calls a
+    DaemonSet that is ending "already there", and then it goes."""
+    cobalt = console.cluster("cobalt")
+    api, agents, pods = cobalt.api(), f"{DAEMONSETS}/agent", f"/api/v1/namespaces/{NAMESPACE}/pods"
+    body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "spec": api.get(agents)["spec"]}
+    api.patch(agents, {"metadata": {"finalizers": ["blackstart.dev/held"]}})
+    words = [*COMMAND, "fleet", "up", "--env", "kind", "--fleet", "small:decision_s=3"]  # no drill left that one
+    with subprocess.Popen(words, env=console.env, stderr=subprocess.PIPE, text=True) as taking_over:
+        until(lambda: "deletionTimestamp" in api.get(agents)["metadata"] and not api.get(pods)["items"], 60)
+        for _ in range(10):  # while it looks, too
+            with pytest.raises(Refused, match="being deleted"):
+                api.create(DAEMONSETS, {**body, "metadata": {"name": "agent"}})
+            time.sleep(0.1)
+        api.patch(agents, {"metadata": {"finalizers": []}})
+        said = taking_over.communicate(timeout=200)[1]
+    assert taking_over.returncode == 0, said
+    assert all(cobalt.reachable().nodes.values())
+
+
 def test_ten_times_killed_ten_times_all_gpus_are_back(console: Console) -> None:
     """And each time, in all clusters, every replica is there once and ready: none lost, none doubled."""
     clusters = [console.cluster(name) for name in ("amber", "cobalt", "jade")]
@@ -197,7 +220,7 @@ def test_ten_times_killed_ten_times_all_gpus_are_back(console: Console) -> None:
             return sorted((p.cluster, p.model, p.replica, p.ready) for one in clusters for p in one.placements())
         return []
 
-    whole = console.run("fleet", "up", "--env", "kind", *SMALL)  # the drill before left another fleet on the clusters
+    whole = console.run("fleet", "up", "--env", "kind", *SMALL)
     assert whole.returncode == 0, whole.stderr
     before = pods()
     assert sum(cluster == "cobalt" for cluster, *_ in before) >= 2

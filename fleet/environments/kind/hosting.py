@@ -26,7 +26,7 @@ from fleet.environments.kind.host import write_services
 from fleet.environments.kind.layout import PROMETHEUS, adapters, lay_out, scrape_targets, services
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.local.addresses import PLAIN
-from fleet.environments.local.ask import ask, at_once
+from fleet.environments.local.ask import Answer, ask, at_once
 from fleet.environments.local.processes import tail
 from fleet.protocols import Say
 from history.errors import FleetError
@@ -139,14 +139,20 @@ def look(state: FleetState, folder: Folder) -> Served:
     ready = dict(zip(urls, at_once(lambda url: ask(f"{url}/readyz", timeout_s=1.0), list(urls.values())), strict=True))
     listed = at_once(lambda url: ask(f"{url}/replicas", timeout_s=1.0), list(urls.values()))
     nodes = at_once(lambda url: ask(f"{url}/nodes", timeout_s=1.0), list(urls.values()))
-    waiting = {
-        name: f"{name} is not ready ({answer.body or answer})" for name, answer in ready.items() if not answer.ok
-    }
+    waiting = {name: f"{name} {_complaint(answer)}" for name, answer in ready.items() if not answer.ok}
     rows = [row for answer in listed if answer.ok for row in answer.body["replicas"]]
     gateway = ask(f"{lay_out(state, folder).gateway_url}/state", timeout_s=1.0)
     routed = Counter(row["model"] for row in gateway.body["replicas"] if row["routable"]) if gateway.ok else Counter()
     gpus = {node["name"]: node["gpus"] for answer in nodes if answer.ok for node in answer.body["nodes"]}
     return Served(waiting, tuple(rows), routed, gpus)
+
+
+def _complaint(answer: Answer) -> str:
+    """What a cluster whose adapter does not call it ready waits for."""
+    try:
+        return f"waits for {', '.join(answer.body['missing'])}"
+    except (TypeError, KeyError):
+        return f"has no adapter that answers ({answer})"
 
 
 def await_served(state: FleetState, folder: Folder, say: Say) -> None:
@@ -168,5 +174,6 @@ def await_served(state: FleetState, folder: Folder, say: Say) -> None:
             )
         if time.monotonic() - said > 5.0:
             said = time.monotonic()
-            say(f"{served.count(state)} of {wanted} replicas ready and routed so far ({said - began:.1f} s)")
+            clusters = "".join(f"; {complaint}" for complaint in served.waiting.values())
+            say(f"{served.count(state)} of {wanted} replicas ready and routed so far ({said - began:.1f} s){clusters}")
         time.sleep(POLL_S)

@@ -205,13 +205,14 @@ def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder, image: str) ->
     def reshape(cluster: ClusterTopology) -> None:
         api = Api(folder.kubeconfig(cluster.name), state.addresses[cluster.control_plane], cluster.name)
         _put_gpus(api, cluster)
-        for path in (manifests.DEPLOYMENTS, manifests.DAEMONSETS):
+        owners = (manifests.DEPLOYMENTS, manifests.DAEMONSETS)
+        for path in owners:
             containers.surely(partial(api.delete, path, propagationPolicy="Foreground"), FRESH_S)
-        deadline = time.monotonic() + NODES_S
-        pods = partial(api.get, f"/api/v1/namespaces/{NAMESPACE}/pods")
-        while left := containers.surely(pods, FRESH_S)["items"]:
+        deadline = time.monotonic() + NODES_S  # an owner goes after all that it owns
+        while left := [one for path in owners for one in containers.surely(partial(api.get, path), FRESH_S)["items"]]:
             if time.monotonic() > deadline:
-                raise FleetError(f"{len(left)} pods of {cluster.name} do not end", hint="fleet down, then up")
+                names = ", ".join(one["metadata"]["name"] for one in left)
+                raise FleetError(f"what ran on {cluster.name} does not end: {names}", hint="fleet down, then up")
             time.sleep(POLL_S)
         start_agents(cluster, state, folder)
 

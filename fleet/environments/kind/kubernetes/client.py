@@ -24,6 +24,8 @@ CONNECT_S: Final = 1.5
 """With the handshake; a node whose cores are all busy takes half a second for it."""
 READ_S: Final = 2.0
 MERGE: Final = "application/merge-patch+json"
+ENDING: Final = "object is being deleted"
+"""So begins a 409 where the one in the way is only waiting for what it owns (apiserver, ``Store.Create``)."""
 Json = dict[str, Any]
 
 
@@ -57,11 +59,11 @@ class Api:
         return self.call("GET", path, query=query, read_s=read_s)
 
     def create(self, path: str, body: Json) -> bool:
-        """False when it was there already."""
+        """False when it was there already. One of that name that is ending is none: ``Refused``, until it has gone."""
         try:
             self.call("POST", path, body)
         except Refused as error:
-            if error.status == 409:
+            if error.status == 409 and ENDING not in error.message:
                 return False
             raise
         return True
