@@ -16,7 +16,7 @@ from fleet.protocols import PowerControl
 from history.op import FAULT_HEALED, FAULT_VERIFIED
 from history.reader import read_run
 from loadgen.probers import CLUSTER_LIMIT_S, CLUSTER_RPS
-from tests.drills.harness import MICRO, only_run, run
+from tests.drills.harness import MICRO, run_until_measured
 
 pytestmark = pytest.mark.drill
 
@@ -59,11 +59,10 @@ def black_hole_possible() -> bool:
 def test_each_fault_is_injected_verified_healed_and_failed_back(tmp_path: Path, fault: str, errors: set[str]) -> None:
     if "black-hole" in fault and not black_hole_possible():
         pytest.skip("a black hole needs root and a working iptables")
-    code, out, left = run("run", str(drill_with(tmp_path, fault)), "--out", str(tmp_path / "runs"))
+    code, out, left, path = run_until_measured(str(drill_with(tmp_path, fault)), out=tmp_path / "runs")
     assert code == 0, out
     assert "all failed back after" in out
     assert left == []
-    path = only_run(tmp_path / "runs")
     history = read_run(path).history
     assert [op.outcome for op in history.of_kind(FAULT_VERIFIED, FAULT_HEALED)] == ["ok", "ok"]
     result: dict[str, Any] = json.loads((path / "result.json").read_text())

@@ -12,17 +12,16 @@ import pytest
 
 from history.op import FAULT_INJECT
 from history.reader import Run, read_run
-from tests.drills.harness import first_answer_again_ns, only_run, run
+from tests.drills.harness import first_answer_again_ns, run_until_measured
 
-pytestmark = [pytest.mark.soak, pytest.mark.drill, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.soak, pytest.mark.drill, pytest.mark.timeout(660)]
 
 SEEDS = range(1, 1 + int(os.environ.get("SEEDS", "10")))
 
 
-def read(out: Path) -> tuple[Run, dict[str, Any], Path]:
-    path = only_run(out)
+def read(path: Path) -> tuple[Run, dict[str, Any]]:
     result: dict[str, Any] = json.loads((path / "result.json").read_text())
-    return read_run(path), result, path
+    return read_run(path), result
 
 
 def every_send_is_recorded(run_: Run, result: dict[str, Any]) -> None:
@@ -34,10 +33,10 @@ def every_send_is_recorded(run_: Run, result: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_cluster_loss_passes(seed: int, tmp_path: Path) -> None:
-    code, out, left = run("run", "cluster-loss", "--seed", str(seed), "--out", str(tmp_path), timeout_s=200)
+    code, out, left, path = run_until_measured("cluster-loss", "--seed", str(seed), out=tmp_path, timeout_s=200)
     assert code == 0, out
     assert left == []
-    run_, result, path = read(tmp_path)
+    run_, result = read(path)
     every_send_is_recorded(run_, result)
     (injected,) = run_.history.of_kind(FAULT_INJECT)
     victims = {p.model for p in run_.header.fleet.placements if p.cluster == "cobalt"}
@@ -50,13 +49,11 @@ def test_cluster_loss_passes(seed: int, tmp_path: Path) -> None:
 
 
 def test_without_headroom_it_fails_and_names_what_did_not_fit(tmp_path: Path) -> None:
-    code, out, left = run(
-        "run", "cluster-loss", "--fleet", "three-clusters:headroom=0", "--expect-fail", "--out", str(tmp_path),
-        timeout_s=220,
-    )  # fmt: skip
+    unready = ("--fleet", "three-clusters:headroom=0", "--expect-fail")
+    code, out, left, path = run_until_measured("cluster-loss", *unready, out=tmp_path, timeout_s=220)
     assert code == 1, out
     assert left == []
-    run_, result, _ = read(tmp_path)
+    run_, result = read(path)
     every_send_is_recorded(run_, result)
     assert result["verdict"] == "fail"
     reasons = " ".join(result["reasons"])

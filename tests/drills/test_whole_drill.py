@@ -15,7 +15,15 @@ import pytest
 
 from history.op import FAULT_INJECT, FLEET_READY, REPLICA_READY
 from history.reader import read_run
-from tests.drills.harness import MICRO, Blackstart, first_answer_again_ns, only_run, run
+from tests.drills.harness import (
+    MICRO,
+    Blackstart,
+    first_answer_again_ns,
+    host_held_up,
+    only_run,
+    run,
+    run_until_measured,
+)
 
 pytestmark = pytest.mark.drill
 
@@ -25,11 +33,10 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def micro(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of one micro-drill that passed."""
-    out = tmp_path_factory.mktemp("runs")
-    code, text, left = run("run", str(MICRO), "--out", str(out), "--seed", "7")
+    code, text, left, path = run_until_measured(str(MICRO), "--seed", "7", out=tmp_path_factory.mktemp("runs"))
     assert code == 0, text
     assert left == []
-    return only_run(out)
+    return path
 
 
 def result_of(path: Path) -> dict[str, Any]:
@@ -98,6 +105,26 @@ def test_analyze_and_report_give_the_same_bytes_on_a_copy(micro: Path, tmp_path:
     assert run("report", str(copy))[0] == 0
     for name in ("result.json", "report.html", "junit.xml", "summary.md"):
         assert (copy / name).read_bytes() == (micro / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("verdict", "missed", "held_up"),
+    [
+        ("unknown", {"send lag"}, True),
+        ("unknown", {"send lag", "send lag near edges"}, True),
+        ("unknown", {"send lag", "fault verified"}, False),
+        ("unknown", set(), False),
+        ("fail", {"send lag"}, False),
+    ],
+)
+def test_only_late_sends_are_laid_to_the_host(
+    micro: Path, tmp_path: Path, verdict: str, missed: set[str], held_up: bool
+) -> None:
+    result = result_of(micro) | {"verdict": verdict}
+    for check in result["validity"]["checks"]:
+        check["verdict"] = "unknown" if check["name"] in missed else "pass"
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert host_held_up(tmp_path) is held_up
 
 
 def test_a_drill_in_which_nothing_happens_ends_unknown(tmp_path: Path) -> None:

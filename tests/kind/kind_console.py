@@ -13,6 +13,7 @@ from pathlib import Path
 from fleet.environments.kind.cluster import KindCluster
 from fleet.environments.kind.fleet import KindFleet
 from fleet.environments.kind.state import Folder
+from tests.drills.harness import TRIES, host_held_up
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [str(Path(sys.executable).with_name("blackstart"))]
@@ -44,10 +45,14 @@ class Console:
         )
 
     def drill(self, name: str, *words: str) -> tuple[int, str, Path]:
-        """(exit code, what was printed, the run's directory)."""
-        before = set(self.runs.glob("*"))
-        done = self.run("run", name, "--env", "kind", "--out", str(self.runs), "--plain", *words)
-        (made,) = set(self.runs.glob("*")) - before
+        """(exit code, what was printed, the run's directory); repeated where this host was too busy to send in time."""
+        for _ in range(TRIES):
+            before = set(self.runs.glob("*"))
+            done = self.run("run", name, "--env", "kind", "--out", str(self.runs), "--plain", *words)
+            (made,) = set(self.runs.glob("*")) - before
+            if not host_held_up(made):
+                break
+            print(done.stdout + done.stderr)
         return done.returncode, done.stdout + done.stderr, made
 
     @staticmethod
