@@ -20,6 +20,8 @@ ROOT = Path(__file__).parents[2]
 MICRO = Path(__file__).with_name("micro_drill.py")
 SEND_LAG = {"send lag", "send lag near edges"}
 TRIES = 3
+TRIES_LIMIT_S = 300
+"""A test's own limit where a drill may be repeated."""
 _MARK = "BLACKSTART_TEST_RUN"
 
 
@@ -100,6 +102,7 @@ def run_until_measured(*arguments: str, out: Path, timeout_s: float = 90) -> tup
     for number in range(TRIES):
         folder = out / f"try-{number}"
         code, said, left = run("run", *arguments, "--out", str(folder), timeout_s=timeout_s)
+        assert folder.exists(), said
         path = only_run(folder)
         if left or not host_held_up(path):
             break

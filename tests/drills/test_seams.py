@@ -16,9 +16,9 @@ from fleet.protocols import PowerControl
 from history.op import FAULT_HEALED, FAULT_VERIFIED
 from history.reader import read_run
 from loadgen.probers import CLUSTER_LIMIT_S, CLUSTER_RPS
-from tests.drills.harness import MICRO, run_until_measured
+from tests.drills.harness import MICRO, TRIES_LIMIT_S, run_until_measured
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(TRIES_LIMIT_S)]
 
 RESTORE = """        Restore("cobalt"),
         Observe(until=o.all_failed_back(), at_most_s=20),

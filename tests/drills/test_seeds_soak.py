@@ -14,7 +14,7 @@ from history.op import FAULT_INJECT
 from history.reader import Run, read_run
 from tests.drills.harness import first_answer_again_ns, run_until_measured
 
-pytestmark = [pytest.mark.soak, pytest.mark.drill, pytest.mark.timeout(660)]
+pytestmark = [pytest.mark.soak, pytest.mark.drill, pytest.mark.timeout(690)]
 
 SEEDS = range(1, 1 + int(os.environ.get("SEEDS", "10")))
 

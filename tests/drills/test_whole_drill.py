@@ -17,6 +17,7 @@ from history.op import FAULT_INJECT, FLEET_READY, REPLICA_READY
 from history.reader import read_run
 from tests.drills.harness import (
     MICRO,
+    TRIES_LIMIT_S,
     Blackstart,
     first_answer_again_ns,
     host_held_up,
@@ -25,7 +26,7 @@ from tests.drills.harness import (
     run_until_measured,
 )
 
-pytestmark = pytest.mark.drill
+pytestmark = [pytest.mark.drill, pytest.mark.timeout(TRIES_LIMIT_S)]
 
 MIB = 2**20
 

@@ -22,7 +22,9 @@ import yaml  # type: ignore[import-untyped]
 from assertions import analyze
 from drills.engine.safety.loader import find_all
 from drills.june_2022 import NEW_INGRESS, OLD_INGRESS
+from fleet.environments.kind import containers
 from fleet.environments.kind.kubernetes.client import Refused
+from fleet.environments.kind.lifecycle import FRESH_S
 from fleet.environments.kind.manifests import DAEMONSETS
 from fleet.environments.kind.supplies import find
 from fleet.environments.kind.topology import NAMESPACE
@@ -195,24 +197,29 @@ def test_what_is_long_in_ending_is_waited_for(console: Console) -> None:
     DaemonSet that is ending "already there", and then it goes."""
     cobalt = console.cluster("cobalt")
     api, agents, pods = cobalt.api(), f"{DAEMONSETS}/agent", f"/api/v1/namespaces/{NAMESPACE}/pods"
-    body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "spec": api.get(agents)["spec"]}
-    api.patch(agents, {"metadata": {"finalizers": ["blackstart.dev/held"]}})
+
+    def hold(*finalizers: str) -> None:
+        containers.surely(lambda: api.patch(agents, {"metadata": {"finalizers": finalizers}}))
 
     def ending() -> bool:
         with contextlib.suppress(FleetError):  # an API that is slow to answer: asked again
             return "deletionTimestamp" in api.get(agents)["metadata"] and not api.get(pods)["items"]
         return False
 
+    hold("blackstart.dev/held")
     words = [*COMMAND, "fleet", "up", "--env", "kind", "--fleet", "small:decision_s=3"]  # no drill left that one
     with subprocess.Popen(words, env=console.env, stderr=subprocess.PIPE, text=True) as taking_over:
-        until(ending, 60)
-        time.sleep(1)  # it looks five times meanwhile
-        with pytest.raises(Refused, match="being deleted"):
-            api.create(DAEMONSETS, {**body, "metadata": {"name": "agent"}})
-        api.patch(agents, {"metadata": {"finalizers": []}})
+        try:
+            until(ending, 60)
+            body = {"apiVersion": "apps/v1", "kind": "DaemonSet", "spec": api.get(agents)["spec"]}
+            with pytest.raises(Refused, match="being deleted"):
+                api.create(DAEMONSETS, {**body, "metadata": {"name": "agent"}})
+            time.sleep(FRESH_S + 2)  # longer than a creation alone is tried again
+        finally:
+            hold()
         said = taking_over.communicate(timeout=200)[1]
     assert taking_over.returncode == 0, said
-    assert all(cobalt.reachable().nodes.values())
+    until(lambda: all(cobalt.reachable().nodes.values()), 10)
 
 
 def test_ten_times_killed_ten_times_all_gpus_are_back(console: Console) -> None:

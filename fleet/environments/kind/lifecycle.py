@@ -16,6 +16,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -197,9 +198,11 @@ def same_machines(one: FleetSpec, other: FleetSpec) -> bool:
 
 
 def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder, image: str) -> FleetState:
-    """Other models, GPUs, switches or serving image on the clusters that are there: nothing that ran before runs on."""
+    """Other models, GPUs, switches or serving image on the clusters that are there: nothing that ran before runs on.
+    The image is noted last: where this ends halfway, the next ``up`` does all of it again."""
     hosting.stop(folder)
-    state = folder.change(spec=spec, serving_image=image, ports=take_ports(spec, state.host, state.gateway_port))
+    noted = folder.change(spec=spec, serving_image="", ports=take_ports(spec, state.host, state.gateway_port))
+    state = replace(noted, serving_image=image)
     _weights(spec, folder)
 
     def reshape(cluster: ClusterTopology) -> None:
@@ -208,16 +211,22 @@ def _reshaped(state: FleetState, spec: FleetSpec, folder: Folder, image: str) ->
         owners = (manifests.DEPLOYMENTS, manifests.DAEMONSETS)
         for path in owners:
             containers.surely(partial(api.delete, path, propagationPolicy="Foreground"), FRESH_S)
-        deadline = time.monotonic() + NODES_S  # an owner goes after all that it owns
-        while left := [one for path in owners for one in containers.surely(partial(api.get, path), FRESH_S)["items"]]:
-            if time.monotonic() > deadline:
-                names = ", ".join(one["metadata"]["name"] for one in left)
-                raise FleetError(f"what ran on {cluster.name} does not end: {names}", hint="fleet down, then up")
-            time.sleep(POLL_S)
+        _await_none(api, cluster.name, (*owners, f"/api/v1/namespaces/{NAMESPACE}/pods"))
         start_agents(cluster, state, folder)
 
     _each(state.clusters, reshape, lambda _: None)
-    return state
+    return folder.change(serving_image=image)
+
+
+def _await_none(api: Api, cluster: str, paths: tuple[str, ...]) -> None:
+    """Returns when nothing is left at ``paths``. An owner may go before or after its pods, by how it was deleted, and
+    stands in the way of another of its name until then."""
+    deadline = time.monotonic() + NODES_S
+    while left := [one for path in paths for one in containers.surely(partial(api.get, path), FRESH_S)["items"]]:
+        if time.monotonic() > deadline:
+            names = ", ".join(one["metadata"]["name"] for one in left)
+            raise FleetError(f"what ran on {cluster} does not end: {names}", hint="fleet down, then up")
+        time.sleep(POLL_S)
 
 
 def _weights(spec: FleetSpec, folder: Folder) -> None:

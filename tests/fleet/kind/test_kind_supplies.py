@@ -12,6 +12,7 @@ import pytest
 from fleet import fleets
 from fleet.environments.kind import containers, lifecycle, manifests, supplies
 from fleet.environments.kind.hosting import Served
+from fleet.environments.kind.kubernetes.client import Api, Refused
 from fleet.environments.kind.offline.paths import Image, Paths
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.environments.kind.supplies import Supplies
@@ -189,6 +190,77 @@ def test_a_half_made_fleet_is_taken_away_before_another_is_made(
     assert lifecycle.up(fleets.micro(), folder, said.append).complete
     assert did == ["network removed", "made while None is there"]
     assert said == ["a fleet that was only half made is taken away first"]
+
+
+class Ending:
+    """An API whose DaemonSet is seen until the third look, and which takes no other of its name until then."""
+
+    def __init__(self, *_: object) -> None:
+        self.looks, self.did = 0, list[str]()
+
+    def delete(self, path: str, **_: object) -> bool:
+        self.did.append(f"delete {path.rsplit('/', 1)[1]}")
+        return True
+
+    def get(self, path: str) -> dict[str, list[dict[str, dict[str, str]]]]:
+        if path != manifests.DAEMONSETS:
+            return {"items": []}
+        self.looks += 1
+        return {"items": [{"metadata": {"name": "agent"}}] if self.looks < 3 else []}
+
+    def create(self, *_: object) -> None:
+        self.did.append(f"create after {self.looks} looks")
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_fleet_that_takes_clusters_over_waits_for_what_was_there(
+    interrupted: bool, folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, spec = folder.read(), fleets.three_clusters(0)
+    assert before is not None
+    apis: list[Ending] = []
+
+    def api(*_: object) -> Ending:
+        apis.append(Ending())
+        return apis[-1]
+
+    def start_agents(*_: object) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        apis[-1].create()
+
+    monkeypatch.setattr(lifecycle, "Api", api)
+    monkeypatch.setattr(lifecycle, "_put_gpus", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "_weights", lambda *_: None)
+    monkeypatch.setattr(lifecycle, "POLL_S", 0.0)
+    monkeypatch.setattr(lifecycle, "start_agents", start_agents)
+    monkeypatch.setattr(lifecycle, "_each", lambda clusters, work, _: [work(one) for one in clusters])
+    monkeypatch.setattr("fleet.environments.kind.hosting.stop", lambda _: None)
+    if interrupted:
+        with pytest.raises(KeyboardInterrupt):
+            lifecycle._reshaped(before, spec, folder, "new")
+        noted = folder.read()
+        assert noted is not None
+        assert noted.serving_image == "", "the next one begins again"
+        return
+    assert lifecycle._reshaped(before, spec, folder, "new") == folder.read()
+    assert [one.did for one in apis] == [["delete deployments", "delete daemonsets", "create after 3 looks"]] * 3
+    noted = folder.read()
+    assert noted is not None
+    assert (noted.spec, noted.serving_image) == (spec, "new")
+
+
+def test_one_that_is_ending_is_not_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    api, said = Api.__new__(Api), 'deployments.apps "m" already exists'
+
+    def refuse(*_: object) -> None:
+        raise Refused(said, 409)
+
+    monkeypatch.setattr(Api, "call", refuse)
+    assert api.create("/deployments", {}) is False
+    said = f"object is being deleted: {said}"
+    with pytest.raises(Refused, match="being deleted"):
+        api.create("/deployments", {})
 
 
 def test_a_fleet_with_more_replicas_than_it_declares_is_not_whole() -> None:

@@ -25,7 +25,7 @@ CONNECT_S: Final = 1.5
 READ_S: Final = 2.0
 MERGE: Final = "application/merge-patch+json"
 ENDING: Final = "object is being deleted"
-"""So begins a 409 where the one in the way is only waiting for what it owns (apiserver, ``Store.Create``)."""
+"""So begins a 409 where the one in the way only waits for its finalizers (apiserver, ``Store.Create``)."""
 Json = dict[str, Any]
 
 
