@@ -27,7 +27,8 @@ from aiohttp import web
 from fleet.serving import agent, gateway, server, store
 from fleet.serving.config import AgentConfig, GatewayConfig, ServerConfig, StoreConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import process_log, serve
+from fleet.serving.process import process_log
+from fleet.serving.serve import serve
 from fleet.spec import ModelSpec
 
 HOST = "127.0.0.1"

@@ -30,7 +30,7 @@ import click
 from fleet.serving.bucket import chunk_bytes
 from fleet.serving.byhand import TOKEN_VARIABLE
 from fleet.serving.config import MIB
-from fleet.serving.serve import token_headers
+from fleet.serving.process import token_headers
 from fleet.serving.weights import make_weights
 
 P50_BAR, P99_BAR, COPIES_BAR = 1.3, 1.8, 1.2

@@ -8,4 +8,5 @@ writer.py    OpWriter: one append-only file a process
 files.py     blocks of lines, merge of the parts
 reader.py    History, Run: all ops of a run in columns
 errors.py    the one exception tree
+priority.py  who measures goes first
 """

@@ -33,12 +33,13 @@ from locust.runners import MasterRunner, WorkerRunner
 from history.clock import boot_id
 from history.errors import BlackstartError
 from history.op import LOAD, Op
+from history.priority import go_first
 from history.rundir import RunDirectory
 from history.writer import OpWriter
 from loadgen.byhand import ByHand
 from loadgen.client import Client, asks_of
 from loadgen.control import EXIT_REFUSED, ControlFiles
-from loadgen.process import PARENT_PID, go_first
+from loadgen.process import PARENT_PID
 from loadgen.schedule import slice_of
 from loadgen.sender import POLL_S, Sender, Slice
 

@@ -25,13 +25,14 @@ from gevent.event import Event
 from history.clock import NS_PER_S, Clock, now_ns
 from history.errors import BlackstartError, RecordingError
 from history.op import CANARY, CLUSTER_PROBER, DROPPED, PROBE_API, PROBE_DATA, PROBE_ENTRY, Op
+from history.priority import go_first
 from history.records import Mix, RunHeader
 from history.rundir import RunDirectory
 from history.writer import OpWriter
 from loadgen.client import Ask, Client, asks_of
 from loadgen.control import EXIT_RECORDING
 from loadgen.pool import Pool
-from loadgen.process import PARENT_PID, go_first
+from loadgen.process import PARENT_PID
 
 PROCESS = "probers"
 CANARY_RPS = 20.0

@@ -95,20 +95,6 @@ class Child:
         return "\n".join([line for line in lines if line.strip()][-_TAIL_LINES:]) or "nothing in its log"
 
 
-def go_first() -> str:
-    """Takes the real-time class for this process, not for its children; says what came of it. Never raises.
-
-    The measuring instrument goes first: what it measures must not be able to delay it on the same cores. Root (or
-    CAP_SYS_NICE) gets the round-robin class at its lowest priority; everybody else runs as they are, and the recorded
-    send lag says whether that was enough (`benchmarks/load_capacity.py --rate 200 --hogs 10` prints it).
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except (OSError, AttributeError) as error:
-        return f"scheduled as everybody else ({error})"
-    return "scheduled first (SCHED_RR)"
-
-
 class LoadProcess:
     """One load: its process group from start to end. Not thread-safe except ``poll`` and ``kill``."""
 

@@ -6,8 +6,8 @@ relay.py    what is still on its way, for peers
 server.py   the model server          loader.py   weights into memory, verified         completions.py  what it says
 gateway.py  the one entry point       routing.py  the routing table (pure)              watching.py  what keeps it true
 allocator.py  the allocator           controller.py  its mind                           clients.py  its hands
-config.py   what each is told         events.py   event logs, streams, followers        serve.py  what all share
-byhand.py   their command lines
+config.py   what each is told         events.py   event logs, streams, followers        process.py  what all share
+serve.py    HTTP of all but one       light.py  HTTP of the model server                byhand.py  command lines
 
 ``store | agent | server | gateway | allocator``: each has ``run(config)``, which serves until SIGTERM, and runs by hand
 as ``python -m fleet.serving.NAME --help``.

@@ -35,8 +35,9 @@ from fleet.serving.cache import CacheIndex
 from fleet.serving.config import AgentConfig
 from fleet.serving.download import Downloader, Source
 from fleet.serving.events import EventLog
+from fleet.serving.process import process_log
 from fleet.serving.relay import Flight
-from fleet.serving.serve import application, process_log, serve
+from fleet.serving.serve import application, serve
 from fleet.serving.weights import Fetch, Fetched, Manifest, WeightObject, decode_manifest, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError

@@ -25,7 +25,8 @@ from fleet.serving.clients import ClusterClient, GatewayClient
 from fleet.serving.config import AllocatorConfig
 from fleet.serving.controller import Controller
 from fleet.serving.events import EventLog
-from fleet.serving.serve import application, process_log, serve, token_headers
+from fleet.serving.process import process_log, token_headers
+from fleet.serving.serve import application, serve
 
 
 class AllocatorApi(Collector):

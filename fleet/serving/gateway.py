@@ -27,8 +27,9 @@ from prometheus_client import CollectorRegistry
 
 from fleet.serving.config import GatewayConfig
 from fleet.serving.gateway_metrics import GatewayMetrics
+from fleet.serving.process import process_log
 from fleet.serving.routing import Replica, Routes
-from fleet.serving.serve import application, process_log, serve
+from fleet.serving.serve import application, serve
 from fleet.serving.watching import Watching
 from history.clock import NS_PER_S, now_ns
 

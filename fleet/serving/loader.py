@@ -7,6 +7,7 @@ out. What fails its hash here is reported to the agent and asked for again; it n
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import aiohttp
 import msgspec
 
+from fleet.serving import light
+from fleet.serving.process import token_headers
 from fleet.serving.weights import Fetch, Fetched, WeightObject
 from history.clock import NS_PER_S, now_ns
 from history.errors import FleetError
@@ -24,6 +26,8 @@ from history.op import RESIDENT
 
 CORRUPT_TRIES: Final = 3
 AGENT_RETRY_S: Final = 0.05
+RELEASE_S: Final = 1.0
+"""Nobody waits longer for an agent to hear that files were read."""
 
 _decode = msgspec.json.Decoder(Fetched).decode
 
@@ -49,11 +53,11 @@ Load = Callable[[str], Awaitable[Weights]]
 
 
 class Loader:
-    """Loads over one client session; ``FleetError`` with the reason when weights cannot be had."""
+    """Loads from one agent; ``FleetError`` with the reason when weights cannot be had."""
 
-    def __init__(self, agent_url: str, session: aiohttp.ClientSession, load_timeout_s: float) -> None:
+    def __init__(self, agent_url: str, token: str, load_timeout_s: float) -> None:
         self._agent_url = agent_url.rstrip("/")
-        self._session = session
+        self._headers = token_headers(token)
         self._load_timeout_s = load_timeout_s
 
     async def load(self, model: str) -> Weights:
@@ -88,37 +92,32 @@ class Loader:
         )
 
     async def _fetch(self, fetch: Fetch) -> Fetched:
-        timeout = aiohttp.ClientTimeout(total=self._load_timeout_s, sock_connect=1.0)
         deadline_ns = now_ns() + round(self._load_timeout_s * NS_PER_S)
+        url = f"{self._agent_url}/fetch"
         while True:
             try:
-                url = f"{self._agent_url}/fetch"
-                async with self._session.post(url, data=msgspec.json.encode(fetch), timeout=timeout) as response:
-                    body = await response.read()
-                    if response.status == 200:
-                        return _decode(body)
-                    raise FleetError(
-                        f"the agent at {url} answered {response.status} for {fetch.model}: {body.decode()[:300]}",
-                        hint="the reason stands in the agent's answer",
-                    )
-            except aiohttp.ClientConnectorError as error:  # node and server start together: the agent may be later
+                status, body = await light.post(url, msgspec.json.encode(fetch), self._headers, self._load_timeout_s)
+            except light.NoConnection as error:  # node and server start together: the agent may be later
                 if now_ns() > deadline_ns:
-                    raise FleetError(
-                        f"no agent at {self._agent_url}: {error}", hint="start the node's agent"
-                    ) from error
+                    raise FleetError(f"no agent: {error}", hint="start the node's agent") from error
                 await asyncio.sleep(AGENT_RETRY_S)
-            except (aiohttp.ClientError, TimeoutError) as error:
+            except OSError as error:
                 raise FleetError(
                     f"the agent at {self._agent_url} failed while it fetched {fetch.model}: {error!r}",
                     hint="see the agent's log; load_timeout_s is the server's limit",
                 ) from error
+            else:
+                if status == 200:
+                    return _decode(body)
+                raise FleetError(
+                    f"the agent at {url} answered {status} for {fetch.model}: {body.decode()[:300]}",
+                    hint="the reason stands in the agent's answer",
+                )
 
     async def _release(self, lease: int) -> None:
-        try:
-            async with self._session.post(f"{self._agent_url}/release", json={"lease": lease}):
-                pass
-        except (aiohttp.ClientError, TimeoutError):
-            return  # the agent ends the lease by itself, or is dead
+        with contextlib.suppress(OSError):  # the agent ends the lease by itself, or is dead
+            body = msgspec.json.encode({"lease": lease})
+            await light.post(f"{self._agent_url}/release", body, self._headers, RELEASE_S)
 
 
 def read_verified(paths: Sequence[str], objects: Sequence[WeightObject]) -> tuple[tuple[bytes, ...], tuple[str, ...]]:

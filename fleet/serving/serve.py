@@ -1,4 +1,4 @@
-"""What all serving processes share: bind, serve until SIGTERM, end within a second; metrics and log handlers.
+"""What all serving processes but the model server (``light``) share: their application, its guard, health and metrics.
 
 Called by the ``run`` of each serving module, by hand or in the forked child of a preloaded parent: everything is
 made inside the call (loop, registry, log file), nothing at import.
@@ -9,12 +9,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
-import signal
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable
-from pathlib import Path
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -23,67 +20,46 @@ from aiohttp.typedefs import Handler, Middleware
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, disable_created_metrics, generate_latest
 
 from fleet.serving.events import EventLog
+from fleet.serving.process import (
+    BACKLOG,
+    KEEP_ALIVE_S,
+    MAX_BODY_BYTES,
+    SHUTDOWN_S,
+    TOKEN_HEADER,
+    Drain,
+    cannot_listen,
+    serve_until_told,
+)
 from fleet.spec import Checks
-from history.errors import FleetError
-
-MAX_BODY_BYTES: Final = 16 * 1024**2
-
-SHUTDOWN_S: Final = 0.05
-"""How long open requests may take to end by themselves after SIGTERM; then they are cancelled."""
-
-KEEP_ALIVE_S: Final = 75.0
-"""An idle connection lives this long here; clients drop theirs sooner, so that none is reused as it closes."""
-
-TOKEN_HEADER: Final = "x-blackstart-token"
-
-Drain = Callable[[], Awaitable[None]]
 
 
-def serve(
-    app: web.Application,
-    host: str,
-    port: int,
-    *,
-    log: logging.Logger,
-    drain: Drain | None = None,
-    listening: socket.socket | None = None,
-) -> None:
+def serve(app: web.Application, host: str, port: int, *, log: logging.Logger, drain: Drain | None = None) -> None:
     """Serves ``app`` until SIGTERM or SIGINT, then awaits ``drain`` (still serving) and closes.
 
-    ``listening``: a socket that has the address already. ``FleetError`` when the address cannot be bound.
+    ``FleetError`` when the address cannot be bound.
     """
+    serve_until_told(_listening(app, host, port, log), host, port, log=log, drain=drain)
 
-    async def until_told() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            logger=log,
-            handler_cancellation=True,  # a client that hangs up cancels its handler: that is how 499 is seen
-            keepalive_timeout=KEEP_ALIVE_S,
-            shutdown_timeout=SHUTDOWN_S,
-        )
-        await runner.setup()
-        site = web.SockSite(runner, listening) if listening else web.TCPSite(runner, host, port, backlog=1024)
+
+@asynccontextmanager
+async def _listening(app: web.Application, host: str, port: int, log: logging.Logger) -> AsyncIterator[None]:
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=log,
+        handler_cancellation=True,  # a client that hangs up cancels its handler: that is how 499 is seen
+        keepalive_timeout=KEEP_ALIVE_S,
+        shutdown_timeout=SHUTDOWN_S,
+    )
+    await runner.setup()
+    try:
         try:
-            await site.start()
-            log.info("serving on %s:%d, pid %d", host, port, os.getpid())
-            await stop.wait()
-            if drain is not None:
-                await drain()
+            await web.TCPSite(runner, host, port, backlog=BACKLOG).start()
         except OSError as error:
-            raise FleetError(
-                f"cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}",
-                hint="another process holds this port, or the address is not this machine's; choose another",
-            ) from error
-        finally:
-            await runner.cleanup()
-            log.info("ended")
-
-    asyncio.run(until_told())
+            raise cannot_listen(host, port, error) from error
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def healthz(_: web.Request) -> web.Response:
@@ -200,21 +176,3 @@ def token_guard(token: str, public: Collection[str] = ()) -> Middleware:
         return web.json_response({"error": reason}, status=403)
 
     return guard
-
-
-def token_headers(token: str) -> dict[str, str]:
-    """What a client of guarded endpoints sends."""
-    return {TOKEN_HEADER: token} if token else {}
-
-
-def process_log(name: str, log_dir: Path | None) -> logging.Logger:
-    """A logger of this process alone: ``log_dir``/NAME.log, or standard error without a directory."""
-    log = logging.Logger(name)
-    handler: logging.Handler = logging.StreamHandler()
-    if log_dir is not None:
-        log_dir.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log_dir / f"{name}.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    return log

@@ -18,25 +18,29 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import cached_property
+from importlib import import_module
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import aiohttp
 import msgspec
-from aiohttp import web
-from prometheus_client import CollectorRegistry
 
+from fleet.serving import light
 from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
-from fleet.serving.serve import application, process_log, serve, token_headers
-from fleet.serving.server_metrics import ServerMetrics
+from fleet.serving.process import process_log, serve_until_told, token_headers
 from history.clock import NS_PER_MS, NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
 from history.op import EMBEDDING, RESIDENT
+
+if TYPE_CHECKING:
+    from fleet.serving.server_metrics import ServerMetrics
+
+METRICS: Final = "fleet.serving.server_metrics"
 
 LINGER_S: Final = 0.15
 """A server that was told to end serves at least this much longer: routers learn of it meanwhile."""
@@ -49,6 +53,7 @@ MOST_WAIT_S: Final = 10.0
 
 _STATE_TRIES: Final = 20
 _STATE_RETRY_S: Final = 0.1
+_STATE_TIMEOUT_S: Final = 2.0
 
 
 class AccessLog:
@@ -74,12 +79,11 @@ class AccessLog:
 
 
 class ModelServer:
-    """The state of a server process. Used from one event loop; what needs one is opened in its ``lifetime``."""
+    """The state of a server process. Used from one event loop; what needs one is opened in ``serving``."""
 
-    _session: aiohttp.ClientSession
     _memory: GpuMemory
 
-    def __init__(self, config: ServerConfig, registry: CollectorRegistry, log: logging.Logger) -> None:
+    def __init__(self, config: ServerConfig, log: logging.Logger) -> None:
         self._config = config
         self._model = config.model
         self._names = config.model.pool or (config.model.name,)
@@ -92,31 +96,50 @@ class ModelServer:
         self._first_tier = ""
         self._place = f"{config.cluster}/{config.node}/{config.replica}"
         self._access = AccessLog(config.access_log, config.replica)
-        self._metrics = ServerMetrics(
-            config,
-            registry,
-            running=lambda: self._running,
-            waiting=lambda: self._admitted - self._running,
-            gpu_bytes=lambda: self._memory.used_bytes,
-        )
+        self._refused_early: list[int] = []
         self.phase = "Starting"
         self.settled = asyncio.Event()
         self.draining = False
 
+    @cached_property
+    def _metrics(self) -> ServerMetrics:
+        """Made once the server is ready, since prometheus_client takes long to import (``docs/decisions/0007``)."""
+        made: ServerMetrics = import_module(METRICS).ServerMetrics(
+            self._config,
+            running=lambda: self._running,
+            waiting=lambda: self._admitted - self._running,
+            gpu_bytes=lambda: self._memory.used_bytes,
+        )
+        for status in self._refused_early:
+            made.refused(status)
+        return made
+
     # -- life ---------------------------------------------------------------------------------------------------
 
-    async def lifetime(self, _: web.Application) -> AsyncIterator[None]:
-        """Opens the client session, starts the load, and ends both."""
+    @contextlib.asynccontextmanager
+    async def serving(self, taken: socket.socket | None = None) -> AsyncIterator[int]:
+        """Begins the load and answers while it is open; yields its port. ``taken``: a socket that has the address."""
         config = self._config
-        async with aiohttp.ClientSession(headers=token_headers(config.token)) as self._session:
-            self._loader = Loader(config.agent_url, self._session, config.load_timeout_s)
-            self._memory = GpuMemory(self._load, self._model.gpu_memory_bytes)
-            loading = asyncio.create_task(self._start())
-            yield
-            loading.cancel()
-            await asyncio.gather(loading, return_exceptions=True)
+        self._loader = Loader(config.agent_url, config.token, config.load_timeout_s)
+        self._memory = GpuMemory(self._load, self._model.gpu_memory_bytes)
+        loading: asyncio.Task[None] | None = None
+        try:
+            async with light.Service(self.routes, self._log).listening(config.host, config.port, taken) as port:
+                loading = asyncio.create_task(self._start())
+                yield port
+        finally:  # requests have ended by now
+            if loading is not None:
+                loading.cancel()
+                await asyncio.gather(loading, return_exceptions=True)
             await self._memory.close()
             self._access.close()
+
+    @property
+    def routes(self) -> light.Routes:
+        """What it answers."""
+        asked: dict[str, tuple[str, light.Handler]] = dict.fromkeys(KIND_OF_PATH, ("POST", self.answer))
+        told = {"/v1/models": self.models, "/healthz": self.healthz, "/metrics": self.metrics}
+        return asked | {path: ("GET", handler) for path, handler in told.items()}
 
     async def _start(self) -> None:
         """Loads what a dedicated server needs, then is ready; a pool is ready at once."""
@@ -126,9 +149,12 @@ class ModelServer:
             if self._model.fine_tunes:
                 self._settle("Ready")
                 await self._tell("Ready")
+                await asyncio.to_thread(import_module, METRICS)
                 return
             await self._tell("Loading")
-            weights = await self._load(name)
+            start_ns = now_ns()
+            weights = await self._loader.load(name)
+            ready_s = (now_ns() - start_ns) / NS_PER_S
             self._memory.put(weights)
             self._first_tier = weights.tier
             self._settle("Ready")  # before anybody is told: a request may follow at once
@@ -136,6 +162,8 @@ class ModelServer:
             facts = {"weights": weights.tier, "bytes": weights.bytes, "seconds": seconds}
             await self._tell("Loading", **facts)
             await self._tell("Ready", **facts)
+            await asyncio.to_thread(import_module, METRICS)
+            self._loaded(weights, ready_s)
         except FleetError as error:
             self._log.error("%s (%s)", error.message, error.hint)
             await self._fail(error.message)
@@ -162,9 +190,12 @@ class ModelServer:
     async def _load(self, model: str) -> Weights:
         start_ns = now_ns()
         weights = await self._loader.load(model)
-        self._metrics.loaded(weights, (now_ns() - start_ns) / NS_PER_S)
-        self._log.info("%s: %d bytes from %s", model, weights.bytes, weights.tier)
+        self._loaded(weights, (now_ns() - start_ns) / NS_PER_S)
         return weights
+
+    def _loaded(self, weights: Weights, ready_s: float) -> None:
+        self._metrics.loaded(weights, ready_s)
+        self._log.info("%s: %d bytes from %s", weights.model, weights.bytes, weights.tier)
 
     async def _tell(self, phase: str, **facts: object) -> None:
         """Posts the state to the control plane; tries again while that does not answer, a bounded time."""
@@ -172,43 +203,43 @@ class ModelServer:
             return
         url = f"{self._config.control_url.rstrip('/')}/replicas/{self._config.replica}/state"
         body = {"phase": phase, "t_emitted": now_ns(), **facts}
+        headers = token_headers(self._config.token)
         for _ in range(_STATE_TRIES):
             try:
-                timeout = aiohttp.ClientTimeout(total=2.0)
-                async with self._session.post(url, data=msgspec.json.encode(body), timeout=timeout) as response:
-                    if response.status < 500:
-                        return
-            except (aiohttp.ClientError, TimeoutError) as error:
+                status, _ = await light.post(url, msgspec.json.encode(body), headers, _STATE_TIMEOUT_S)
+                if status < 500:
+                    return
+            except OSError as error:
                 self._log.warning("cannot tell %s that I am %s: %r", url, phase, error)
             await asyncio.sleep(_STATE_RETRY_S)
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    async def answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: light.Request, reply: light.Reply) -> None:
         """One completion, chat completion or embedding."""
         start_ns = now_ns()
         replica, slots, queue = self._config.replica, self._model.slots, self._model.queue
         if self.phase != "Ready":
-            return self._refuse(503, f"{replica} is not ready: {self.phase}")
+            return self._refuse(reply, 503, f"{replica} is not ready: {self.phase}")
         if self._admitted >= slots + queue:
-            return self._refuse(429, f"{slots} slots and {queue} places in the queue are taken")
+            return self._refuse(reply, 429, f"{slots} slots and {queue} places in the queue are taken")
         self._admitted += 1
         try:
-            question = parse(request.path, await request.read())
+            question = parse(request.path, request.body)
             if question.model not in self._names:
-                return self._refuse(404, f"{replica} does not serve {question.model!r}")
+                return self._refuse(reply, 404, f"{replica} does not serve {question.model!r}")
             weights, tier = await self._memory.get(question.model)
             async with self._slots:
                 self._running += 1
                 try:
-                    return await self._generate(request, question, weights, tier, start_ns)
+                    await self._generate(reply, question, weights, tier, start_ns)
                 finally:
                     self._running -= 1
         except UsageError as error:
-            return self._refuse(400, error.message)
+            self._refuse(reply, 400, error.message)
         except FleetError as error:
             self._log.error("%s (%s)", error.message, error.hint)
-            return self._refuse(503, error.message)
+            self._refuse(reply, 503, error.message)
         except asyncio.CancelledError:
             self._metrics.aborted()
             raise
@@ -216,39 +247,43 @@ class ModelServer:
             self._admitted -= 1
 
     async def _generate(
-        self, request: web.Request, question: Question, weights: Weights, tier: str, start_ns: int
-    ) -> web.StreamResponse:
+        self, reply: light.Reply, question: Question, weights: Weights, tier: str, start_ns: int
+    ) -> None:
         if self._first_tier and tier == RESIDENT:  # the first answer after the start-up load says where from
             tier, self._first_tier = self._first_tier, ""
         slower = self._model.cold_factor if self._generated < self._model.cold_requests else 1.0
         first_ms, token_ms = self._model.first_token_ms * slower, self._model.token_ms * slower
         self._generated += 1
         answer = Answer(question, weights.digest, f"cmpl-{self._config.replica}-{next(self._ids)}", int(time.time()))
-        headers = {"x-served-by": self._place, "x-weights": tier}
-        response: web.StreamResponse
+        due_ns = now_ns() + round(first_ms * NS_PER_MS)
         if question.stream:
-            sends, response = answer.sends(), web.StreamResponse(headers=headers)
-            response.content_type, response.headers["Cache-Control"] = "text/event-stream", "no-cache"
-            response.enable_chunked_encoding()
+            first_ns = await self._stream(reply, answer.sends(), tier, due_ns, token_ms)
         else:
-            sends = [(1, b"")]  # its body leaves with its headers, in one piece
-            response = web.Response(body=answer.whole(), headers=headers, content_type="application/json")
-            first_ms += question.tokens * token_ms
-        due_ns, first_ns = now_ns() + round(first_ms * NS_PER_MS), 0
-        for number, (tokens, events) in enumerate(sends, 1):
-            due_ns += round(tokens * token_ms * NS_PER_MS) if first_ns else 0
-            await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
-            if not first_ns:
-                if self.draining:
-                    response.headers["x-draining"] = "1"
-                first_ns = now_ns()
-                await response.prepare(request)  # headers leave with the first token
-            if number < len(sends):
-                await response.write(events)
-            else:
-                await response.write_eof(events)
+            body = answer.whole()
+            await _until(due_ns + round(question.tokens * token_ms * NS_PER_MS))
+            first_ns = now_ns()
+            reply.whole(200, body, self._headers(tier))
         self._done(question, start_ns, first_ns)
-        return response
+
+    async def _stream(
+        self, reply: light.Reply, sends: Sequence[tuple[int, bytes]], tier: str, due_ns: int, token_ms: float
+    ) -> int:
+        """Each piece when its last token is due, the first at ``due_ns``; returns when that one left."""
+        (_, piece), *rest = sends
+        await _until(due_ns)
+        first_ns = now_ns()
+        reply.begin(200, {"cache-control": "no-cache", **self._headers(tier)}, "text/event-stream")
+        for tokens, later in rest:
+            await reply.write(piece)
+            due_ns += round(tokens * token_ms * NS_PER_MS)
+            await _until(due_ns)
+            piece = later
+        reply.end(piece)
+        return first_ns
+
+    def _headers(self, tier: str) -> Mapping[str, str]:
+        found = {"x-served-by": self._place, "x-weights": tier}
+        return found | {"x-draining": "1"} if self.draining else found
 
     def _done(self, question: Question, start_ns: int, first_ns: int) -> None:
         done_ns = now_ns()
@@ -260,43 +295,45 @@ class ModelServer:
             "stop" if question.kind == EMBEDDING else "length",
         )
 
-    def _refuse(self, status: int, reason: str) -> web.Response:
-        self._metrics.refused(status)
-        response = web.json_response({"error": {"message": reason, "code": status}}, status=status)
-        response.headers["x-served-by"] = self._place
-        if status == 429:
-            response.headers["Retry-After"] = "1"
+    def _refuse(self, reply: light.Reply, status: int, reason: str) -> None:
+        if self.settled.is_set():
+            self._metrics.refused(status)
+        else:
+            self._refused_early.append(status)
+        headers = {"x-served-by": self._place} | ({"retry-after": "1"} if status == 429 else {})
+        reply.tell(status, {"error": {"message": reason, "code": status}}, headers)
         now = now_ns()
         self._access.write(self._model.name, status, now, now)
-        return response
 
-    async def models(self, _: web.Request) -> web.Response:
+    async def models(self, _: light.Request, reply: light.Reply) -> None:
         """``GET /v1/models``."""
-        return web.json_response({"object": "list", "data": [{"id": n, "object": "model"} for n in self._names]})
+        reply.tell(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self._names]})
 
-    async def healthz(self, request: web.Request) -> web.Response:
+    async def metrics(self, _: light.Request, reply: light.Reply) -> None:
+        """``GET /metrics``: none while the server loads."""
+        if self.settled.is_set():
+            reply.whole(200, self._metrics.text(), {}, self._metrics.content_type)
+        else:
+            reply.whole(200, b"", {}, "text/plain")
+
+    async def healthz(self, request: light.Request, reply: light.Reply) -> None:
         """200 when requests are answered, else 503 with the phase; how long it may wait is the asker's to say."""
         with contextlib.suppress(TimeoutError, ValueError):
             wait_s = max(0.0, min(float(request.query.get("wait_s", 0)), MOST_WAIT_S))
             await asyncio.wait_for(self.settled.wait(), wait_s)
         phase = "Draining" if self.draining else self.phase
-        return web.json_response({"phase": phase}, status=200 if phase == "Ready" else 503)
+        reply.tell(200 if phase == "Ready" else 503, {"phase": phase})
 
 
-def build(config: ServerConfig, log: logging.Logger | None = None) -> tuple[web.Application, ModelServer]:
-    """The server as an application with a registry of its own, and the object behind it."""
-    registry = CollectorRegistry()
-    model = ModelServer(config, registry, log or logging.Logger("server"))
-    routes = [*(web.post(path, model.answer) for path in KIND_OF_PATH), web.get("/v1/models", model.models)]
-    public, health = KIND_OF_PATH, model.healthz
-    return application(config.token, registry, routes, public=public, health=health, lifetime=model.lifetime), model
+async def _until(due_ns: int) -> None:
+    await asyncio.sleep(max(0, due_ns - now_ns()) / NS_PER_S)
 
 
 def run(config: ServerConfig, listening: socket.socket | None = None) -> None:
     """Serves until SIGTERM, then drains."""
     log = process_log(f"server-{config.replica}", config.log_dir)
-    app, model = build(config, log)
-    serve(app, config.host, config.port, log=log, drain=model.drain, listening=listening)
+    model = ModelServer(config, log)
+    serve_until_told(model.serving(listening), config.host, config.port, log=log, drain=model.drain)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,18 @@
-"""A model server's metrics: vLLM's names, and our own for loads. One registry a process."""
+"""A model server's metrics: vLLM's names, and our own for loads. One registry a server."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import Weights
@@ -17,15 +25,18 @@ _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 6
 class ServerMetrics:
     """Children are bound once: a request costs additions only."""
 
+    content_type = CONTENT_TYPE_LATEST
+
     def __init__(
         self,
         config: ServerConfig,
-        registry: CollectorRegistry,
         *,
         running: Callable[[], float],
         waiting: Callable[[], float],
         gpu_bytes: Callable[[], float],
     ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # nobody asks when a counter began
+        self._registry = registry = CollectorRegistry()
         self._config = config
         name = config.model.name
         for metric, text, read in (
@@ -56,6 +67,10 @@ class ServerMetrics:
             buckets=_LOAD_BUCKETS,
             registry=registry,
         )
+
+    def text(self) -> bytes:
+        """All of them, in the text format of Prometheus."""
+        return generate_latest(self._registry)
 
     def answered(self, first_s: float, total_s: float, tokens: int, reason: str) -> None:
         """A complete answer: seconds from arrival to first token and to the end."""

@@ -19,7 +19,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from fleet.serving.bucket import TokenBucket, chunk_bytes, pass_through
 from fleet.serving.config import StoreConfig
-from fleet.serving.serve import application, process_log, serve
+from fleet.serving.process import process_log
+from fleet.serving.serve import application, serve
 from fleet.serving.weights import is_sha256, make_weights, manifest_path, object_path
 from history.clock import NS_PER_S, now_ns
 

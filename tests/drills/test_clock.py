@@ -20,6 +20,7 @@ READERS = {
     "drills/engine/safety/lock.py": "since when, for people",
     "drills/engine/safety/ledger.py": "when, for people",
     "drills/engine/safety/restore.py": "how long ago a live harness wrote, by the age of its files, for people",
+    "fleet/serving/light.py": "the date header of HTTP",
     "fleet/serving/server.py": "`created` of the OpenAI protocol",
     "loadgen/byhand.py": "the name of a run directory",
 }

@@ -22,7 +22,7 @@ from fleet.environments.local.fleet import LocalFleet, marked
 from fleet.environments.local.zygote import Exits, Signal
 from fleet.forecast import forecast
 from fleet.protocols import Cluster, Fleet, FreezeControl, PowerControl
-from fleet.serving.serve import token_headers
+from fleet.serving.process import token_headers
 from history.clock import Anchor, now_ns
 from history.errors import FaultError, FleetError
 from history.op import CONTROLLER, DECIDED, DETECTED, OBSERVER, REPLICA_READY, RETURNED, WATCH_GAP, Op

@@ -15,7 +15,7 @@ from fleet.environments.local.cluster import LocalCluster
 from fleet.environments.local.fleet import LocalFleet
 from fleet.environments.local.stores import StoreFaults
 from fleet.protocols import PartitionControl, RebuildControl, StoreControl
-from fleet.serving.serve import TOKEN_HEADER
+from fleet.serving.process import TOKEN_HEADER
 from fleet.spec import Switches
 from history.errors import FaultError, UsageError
 from history.records import Signal as Sign

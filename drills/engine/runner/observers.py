@@ -10,6 +10,7 @@ from drills.engine.runner.recorder import Recorder
 from fleet.protocols import Emit, Fleet
 from history.errors import RecordingError
 from history.op import PROCESS_DIED
+from history.priority import go_first
 
 Watch = Callable[[Emit, threading.Event], None]
 
@@ -41,6 +42,7 @@ class Observers:
                 thread.join(timeout=3.0)
 
     def _observe(self, name: str, watch: Watch) -> None:
+        go_first()  # this thread alone: what is stamped on receipt must not wait for what it is about
         try:
             watch(self._recorder.append, self._stop)
         except Exception as error:

@@ -39,7 +39,8 @@ from fleet.environments.kind.topology import AGENT_PORT, API_PORT, ClusterTopolo
 from fleet.environments.local.control import PHASES, State, wish_of
 from fleet.serving.config import ServerConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import application, process_log, serve
+from fleet.serving.process import process_log
+from fleet.serving.serve import application, serve
 from fleet.spec import ModelSpec
 from history.errors import FleetError
 from history.op import REPLICA_FAILED, REPLICA_WEIGHTS

@@ -30,6 +30,7 @@ from fleet.environments.local.watch import Follower
 from fleet.protocols import Emit, Reachability
 from history.errors import FaultError, FleetError
 from history.op import OBSERVER
+from history.priority import go_first
 from history.records import ClusterFacts, NodeFacts, Placement, Signal
 
 UNREACHABLE: Final = "unreachable"
@@ -113,7 +114,12 @@ class KindCluster(Restoration):
         adapter = next(one for one in adapters(self._home.state, self._home.folder) if one.topology.name == self.name)
         process = f"observer-{self.name}"
         follower = Follower(adapter.url, source=OBSERVER, process=process, cluster=self.name)
-        words = threading.Thread(target=follower.run, args=(only_weights(emit), stop), daemon=True)
+
+        def hear() -> None:
+            go_first()
+            follower.run(only_weights(emit), stop)
+
+        words = threading.Thread(target=hear, daemon=True)
         words.start()
         watch = PodWatch(self._sight)
         ops = PodOps(self.name, process, emit)

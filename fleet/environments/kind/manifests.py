@@ -67,6 +67,14 @@ FRUGAL: Final = {
 wrote outlives a SIGKILL all the same, since it is with the kernel; the host's own crash may cost the fleet, which is
 made anew in a minute. Who is alone needs no leader: no lease to renew every other second, none to outwait (15 s) after
 a power loss. An elliptic signature costs less than one of RSA (``openssl speed rsa2048 ecdsap256``)."""
+FRUGAL_KUBELET: Final = {
+    "apiVersion": "kubelet.config.k8s.io/v1beta1",
+    "kind": "KubeletConfiguration",
+    "eventRecordQPS": 1,
+    "eventBurst": 1,
+}
+"""A kubelet tells one event a second, where it would tell fifty: who reads of them reads a little later, and a pod that
+starts does not have its API server write three times more just then."""
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
@@ -98,7 +106,7 @@ def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str,
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster.kind_name,
-        "kubeadmConfigPatches": [json.dumps(FRUGAL)],
+        "kubeadmConfigPatches": [json.dumps(FRUGAL), json.dumps(FRUGAL_KUBELET)],
         "networking": {
             "podSubnet": cluster.pod_subnet,
             "serviceSubnet": cluster.service_subnet,

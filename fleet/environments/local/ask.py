@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fleet.protocols import Reachability
-from fleet.serving.serve import token_headers
+from fleet.serving.process import token_headers
 
 ASK_TIMEOUT_S = 0.5
 

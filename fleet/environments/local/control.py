@@ -31,7 +31,8 @@ from fleet.environments.local.scheduler import NodeState, ReplicaState, Schedule
 from fleet.environments.local.versions import FIRST_VERSION, VersionApi
 from fleet.serving.config import AgentConfig
 from fleet.serving.events import EventLog
-from fleet.serving.serve import application, process_log, serve
+from fleet.serving.process import process_log
+from fleet.serving.serve import application, serve
 from fleet.spec import ModelSpec
 from history.op import REPLICA_CREATED, REPLICA_FAILED, REPLICA_READY, REPLICA_WEIGHTS
 

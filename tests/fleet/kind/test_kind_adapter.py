@@ -26,7 +26,7 @@ from fleet.environments.kind.kubernetes.gpus import NodeNow
 from fleet.environments.kind.kubernetes.pods import Pod
 from fleet.environments.kind.topology import topology
 from fleet.serving.events import EventLog
-from fleet.serving.serve import TOKEN_HEADER
+from fleet.serving.process import TOKEN_HEADER
 from history.errors import FleetError
 
 TOKEN = {TOKEN_HEADER: "t"}

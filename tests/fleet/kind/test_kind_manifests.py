@@ -61,7 +61,8 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     amber = topology(fleets.three_clusters())[0]
     config = manifests.kind_config(amber, "node:v1", Path("/marks/m"))
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
-    (patch,) = map(json.loads, config["kubeadmConfigPatches"])
+    patch, kubelet = map(json.loads, config["kubeadmConfigPatches"])
+    assert (kubelet["kind"], kubelet["eventRecordQPS"]) == ("KubeletConfiguration", 1)
     assert patch["apiVersion"] == "kubeadm.k8s.io/v1beta3", "kind leaves out a patch of another than it writes itself"
     assert patch["featureGates"] == {"PublicKeysECDSA": True}
     assert [patch[part]["extraArgs"]["leader-elect"] for part in ("controllerManager", "scheduler")] == ["false"] * 2

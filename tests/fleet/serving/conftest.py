@@ -16,7 +16,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fleet.serving.events import EventLog
-from fleet.serving.serve import token_guard, token_headers
+from fleet.serving.process import token_headers
+from fleet.serving.serve import token_guard
+from fleet.serving.server import ModelServer
 from fleet.serving.weights import Manifest, make_weights
 from tests.fleet.serving.allocator_stage import Stage
 
@@ -49,6 +51,10 @@ class Lab:
     async def url(self, app: web.Application) -> str:
         """The app's base URL."""
         return str((await self.serve(app)).make_url("")).rstrip("/")
+
+    async def serving(self, model: ModelServer) -> str:
+        """The base URL of a model server, which serves until the end."""
+        return f"http://127.0.0.1:{await self._stack.enter_async_context(model.serving())}"
 
     async def get_json(self, url: str) -> Any:
         """The JSON body of a GET."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -226,8 +227,8 @@ def test_the_first_answers_of_a_cold_server_are_slow(lab: Any) -> None:
 
     async def go() -> list[float]:
         async with lab() as it:
-            app, api = server.build(cold)
-            url = await it.url(app)
+            api = server.ModelServer(cold, logging.Logger("server"))
+            url = await it.serving(api)
 
             async def weights(_: str) -> tuple[Any, str]:
                 return Weights("m", (b"w",), b"digest", "local", 0.0, 0.0), "resident"

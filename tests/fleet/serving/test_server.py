@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import subprocess
+import sys
 import time
 from dataclasses import fields as fields_of
 from itertools import pairwise
@@ -57,8 +60,8 @@ class Bench:
         model: dict[str, Any] = {"name": "m", "first_token_ms": 0.0, "token_ms": 0.0}
         model |= {key: changes.pop(key) for key in changes.keys() & {field.name for field in fields_of(ModelSpec)}}
         spec = ModelSpec(kind="chat", model_class="base", weight_bytes=1, **model)
-        app, self.api = server.build(ServerConfig(**fields | changes, model=spec))
-        url: str = await self.it.url(app)
+        self.api = server.ModelServer(ServerConfig(**fields | changes, model=spec), logging.Logger("server"))
+        url: str = await self.it.serving(self.api)
         return url
 
     async def ready(self, url: str) -> None:
@@ -95,7 +98,28 @@ def test_it_says_loading_then_where_the_weights_came_from_then_ready(lab: Any, b
             stamps = [s["t_emitted"] for s in b.control.states]
             assert stamps == sorted(stamps)
             load = 'model_load_duration_seconds_sum{cluster="amber",model="m",phase="ready",source="store"}'
+            await it.until(lambda: it.metric(url, load))  # counted a moment after it was told
             assert await it.metric(url, load) >= 0.1
+            assert await it.metric(url, 'model_requests_refused_total{code="503",model_name="m"}') == 1
+
+    asyncio.run(go())
+
+
+def test_what_readiness_does_not_need_is_not_imported_before(lab: Any, bench: Any) -> None:
+    code = "import sys, fleet.environments.kind.pod, fleet.serving.server; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "fleet.serving.light" in told
+    assert {"aiohttp", "prometheus_client", "numpy", "kubernetes", "click"}.isdisjoint(told)
+
+    async def go() -> None:
+        async with lab() as it:
+            b = bench(it)
+            url = await b.start(egress_bytes_s=1e6)
+            async with it.session.get(f"{url}/metrics") as response:
+                assert (response.status, await response.read()) == (200, b"")
+            assert (b.api.phase, "_metrics" in vars(b.api)) == ("Loading", False)
+            await b.ready(url)
+            await it.until(lambda: "_metrics" in vars(b.api))
 
     asyncio.run(go())
 

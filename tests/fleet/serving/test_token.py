@@ -17,11 +17,11 @@ from fleet.environments.local.control import ControlConfig, NodeConfig
 from fleet.environments.local.zygote import Start
 from fleet.serving import agent, allocator, gateway, server, store
 from fleet.serving.config import AgentConfig, AllocatorConfig, GatewayConfig, ServerConfig, StoreConfig
-from fleet.serving.serve import TOKEN_HEADER
+from fleet.serving.process import TOKEN_HEADER
 
 HOST = "127.0.0.1"
 PUBLIC = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
-"""What users may POST; every other state-changing endpoint belongs to the operators."""
+"""What users may POST, of gateway and model server; whatever else changes anything belongs to the operators."""
 
 
 def store_app(work: Path, token: str) -> web.Application:
@@ -40,11 +40,6 @@ def allocator_app(work: Path, token: str) -> web.Application:
     return allocator.build(AllocatorConfig(HOST, 0, (), (), token=token))[0]
 
 
-def server_app(work: Path, token: str) -> web.Application:
-    config = ServerConfig("amber", "n1", "m-1", replace(_model("m"), fine_tunes=1), HOST, 0, "http://h:9", token=token)
-    return server.build(config)[0]
-
-
 def control_app(work: Path, token: str) -> web.Application:
     return control.build(ControlConfig("amber", HOST, 0, (), (), work, token), {}, logging.Logger("control"))
 
@@ -54,7 +49,6 @@ APPS: dict[str, Callable[[Path, str], web.Application]] = {
     "agent": agent_app,
     "gateway": gateway_app,
     "allocator": allocator_app,
-    "server": server_app,
     "control": control_app,
 }
 
@@ -88,6 +82,24 @@ def test_every_changing_route_needs_the_token(name: str, lab: Any, tmp_path: Pat
                     assert response.status == 200
                 async with it.session.post(f"{url}/nowhere") as response:
                     assert response.status == 404
+
+    asyncio.run(go())
+
+
+def test_a_model_server_takes_nothing_but_what_users_may_post(lab: Any, tmp_path: Path) -> None:
+    pool = replace(_model("m"), fine_tunes=1)
+    config = ServerConfig("amber", "n1", "m-1", pool, HOST, 0, "http://h:9", token="the-token")
+
+    async def go() -> None:
+        async with lab() as it:
+            model = server.ModelServer(config, logging.Logger("server"))
+            assert {path for path, (method, _) in model.routes.items() if method != "GET"} == PUBLIC
+            url = await it.serving(model)
+            for method in ("POST", "PUT", "PATCH", "DELETE"):
+                for path in (*PUBLIC, "/v1/models", "/metrics", "/healthz", "/nowhere", "/"):
+                    async with it.session.request(method, url + path, data=b"{}") as response:
+                        wanted = 404 if path in ("/nowhere", "/") else 405
+                        assert response.status == (400 if method == "POST" and path in PUBLIC else wanted), path
 
     asyncio.run(go())
 
