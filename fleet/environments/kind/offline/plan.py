@@ -160,6 +160,7 @@ def serving_steps(versions: Versions, project: Path, tree_step: Step) -> tuple[S
         "requirements": " ".join(versions.requirements),
         "python": versions.python,
         "machine": platform.machine(),
+        "code": code("serving"),
     }
     wheels = Step("wheels", "install the serving image's Python packages into a folder", make_wheels, pins)
     how = {"packages": " ".join(versions.packages["serving"]), "code": code("serving", "archive", "tree")}

@@ -29,10 +29,11 @@ NOT_SERVED: Final = (
     "usr/lib/python3.11/ensurepip",
     "usr/lib/python3.11/unittest",
     "usr/lib/python3.11/xml",
-    f"usr/lib/{platform.machine()}-linux-gnu/gconv",
 )
-"""Parts of the distribution's Python and C library that no server uses. Each file counts: it is copied into every
-node's volume, and deleted out of it."""
+"""Parts of the distribution's Python that no server uses. Each file counts: it is copied into every node's volume, and
+deleted out of it."""
+ONLY_FOR_BUILDING: Final = ("*.pyi", "*.pyx", "*.pxd", "*.pxi", "*.c", "*.h", "*.dist-info")
+"""Parts of packages that nothing which runs reads."""
 GLIBC: Final = ("2_17", "2_28", "2_34", "2_36")
 """Wheels for these C libraries run on Debian 12 (glibc 2.36)."""
 
@@ -45,8 +46,9 @@ def wheels(shop: Workshop, requirements: Sequence[str], constraints: Path, pytho
         command += ["--platform", f"manylinux_{glibc}_{platform.machine()}"]
     command += ["--target", shop.out / "packages", "-c", constraints, *requirements]
     shop.run(command)
-    for tests in sorted((shop.out / "packages").rglob("tests")):
-        remove(tests)
+    for pattern in ("tests", *ONLY_FOR_BUILDING):
+        for unread in sorted((shop.out / "packages").rglob(pattern)):
+            remove(unread) if unread.is_dir() else unread.unlink()
     remove(shop.out / "packages/bin")
 
 
@@ -67,13 +69,16 @@ def base(shop: Workshop, packages: Iterable[str]) -> None:
 
 
 def compiled(shop: Workshop, debian: Path, root: Path) -> None:
-    """Compile all Python files below ``root`` with the image's own Python: a pod's start then compiles nothing.
+    """Compile all Python files below ``root`` with the image's own Python, and leave only what was compiled: a pod's
+    start then compiles nothing, and an image has half the files.
 
     The Python that runs is the Debian tree's, in a mount namespace of its own where ``root`` stands at ``/mnt``.
     """
-    inside = 'mount --bind "$2" "$1/mnt" && exec chroot "$1" python3.11 -m compileall -q -j 1 -s /mnt -p / /mnt'
-    inside += " --invalidation-mode unchecked-hash"
+    inside = 'mount --bind "$2" "$1/mnt" && exec chroot "$1" python3.11 -m compileall -q -j 1 -b -s /mnt -p / /mnt'
     shop.run([*tree.PRIVATE, "sh", "-c", inside, "compile", debian, root])
+    for source in sorted(root.rglob("*.py")):
+        if source.with_suffix(".pyc").exists():
+            source.unlink()
 
 
 def sources(project: Path, packages: Iterable[str]) -> list[Path]:

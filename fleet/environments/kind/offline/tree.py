@@ -91,8 +91,8 @@ def merged(path: str, links: Mapping[str, str]) -> str:
 
 
 def files_of(root: Path, packages: Iterable[str], also: Iterable[str] = ()) -> list[str]:
-    """The files, links and folders of packages in a tree, relative to it; ``also``: glob patterns for links that
-    installation scripts made."""
+    """The files, links and folders of packages in a tree, relative to it, without the C library's tables of other
+    character sets (300 files); ``also``: glob patterns for links that installation scripts made."""
     links = {name: os.readlink(root / name) for name in LINKED if (root / name).is_symlink()}
     info = root / "var/lib/dpkg/info"
     found = set(links) | {"tmp", "run", "var", "var/tmp", "etc"}
@@ -100,7 +100,7 @@ def files_of(root: Path, packages: Iterable[str], also: Iterable[str] = ()) -> l
         lists = [*info.glob(f"{package}.list"), *info.glob(f"{package}:*.list")]
         for line in lists[0].read_text().splitlines():
             path = merged(line, links)
-            if path not in ("", ".") and os.path.lexists(root / path):
+            if path not in ("", ".") and "/gconv/" not in path and os.path.lexists(root / path):
                 found.add(path)
     for pattern in also:
         found |= {str(path.relative_to(root)) for path in root.glob(pattern)}
