@@ -19,12 +19,10 @@ import logging
 import socket
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from functools import cached_property
-from importlib import import_module
 from io import FileIO
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
@@ -33,14 +31,10 @@ from fleet.serving.completions import KIND_OF_PATH, Answer, Question, parse
 from fleet.serving.config import ServerConfig
 from fleet.serving.loader import GpuMemory, Loader, Weights
 from fleet.serving.process import process_log, serve_until_told, token_headers
+from fleet.serving.server_metrics import ServerMetrics
 from history.clock import NS_PER_MS, NS_PER_S, now_ns
 from history.errors import FleetError, UsageError
 from history.op import EMBEDDING, RESIDENT
-
-if TYPE_CHECKING:
-    from fleet.serving.server_metrics import ServerMetrics
-
-METRICS: Final = "fleet.serving.server_metrics"
 
 LINGER_S: Final = 0.15
 """A server that was told to end serves at least this much longer: routers learn of it meanwhile."""
@@ -96,23 +90,15 @@ class ModelServer:
         self._first_tier = ""
         self._place = f"{config.cluster}/{config.node}/{config.replica}"
         self._access = AccessLog(config.access_log, config.replica)
-        self._refused_early: list[int] = []
-        self.phase = "Starting"
-        self.settled = asyncio.Event()
-        self.draining = False
-
-    @cached_property
-    def _metrics(self) -> ServerMetrics:
-        """Made once the server is ready, since prometheus_client takes long to import (``docs/decisions/0007``)."""
-        made: ServerMetrics = import_module(METRICS).ServerMetrics(
-            self._config,
+        self._metrics = ServerMetrics(
+            config,
             running=lambda: self._running,
             waiting=lambda: self._admitted - self._running,
             gpu_bytes=lambda: self._memory.used_bytes,
         )
-        for status in self._refused_early:
-            made.refused(status)
-        return made
+        self.phase = "Starting"
+        self.settled = asyncio.Event()
+        self.draining = False
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -149,12 +135,9 @@ class ModelServer:
             if self._model.fine_tunes:
                 self._settle("Ready")
                 await self._tell("Ready")
-                await asyncio.to_thread(import_module, METRICS)
                 return
             await self._tell("Loading")
-            start_ns = now_ns()
-            weights = await self._loader.load(name)
-            ready_s = (now_ns() - start_ns) / NS_PER_S
+            weights = await self._load(name)
             self._memory.put(weights)
             self._first_tier = weights.tier
             self._settle("Ready")  # before anybody is told: a request may follow at once
@@ -162,8 +145,6 @@ class ModelServer:
             facts = {"weights": weights.tier, "bytes": weights.bytes, "seconds": seconds}
             await self._tell("Loading", **facts)
             await self._tell("Ready", **facts)
-            await asyncio.to_thread(import_module, METRICS)
-            self._loaded(weights, ready_s)
         except FleetError as error:
             self._log.error("%s (%s)", error.message, error.hint)
             await self._fail(error.message)
@@ -190,12 +171,9 @@ class ModelServer:
     async def _load(self, model: str) -> Weights:
         start_ns = now_ns()
         weights = await self._loader.load(model)
-        self._loaded(weights, (now_ns() - start_ns) / NS_PER_S)
+        self._metrics.loaded(weights, (now_ns() - start_ns) / NS_PER_S)
+        self._log.info("%s: %d bytes from %s", model, weights.bytes, weights.tier)
         return weights
-
-    def _loaded(self, weights: Weights, ready_s: float) -> None:
-        self._metrics.loaded(weights, ready_s)
-        self._log.info("%s: %d bytes from %s", weights.model, weights.bytes, weights.tier)
 
     async def _tell(self, phase: str, **facts: object) -> None:
         """Posts the state to the control plane; tries again while that does not answer, a bounded time."""
@@ -296,10 +274,7 @@ class ModelServer:
         )
 
     def _refuse(self, reply: light.Reply, status: int, reason: str) -> None:
-        if self.settled.is_set():
-            self._metrics.refused(status)
-        else:
-            self._refused_early.append(status)
+        self._metrics.refused(status)
         headers = {"x-served-by": self._place} | ({"retry-after": "1"} if status == 429 else {})
         reply.tell(status, {"error": {"message": reason, "code": status}}, headers)
         now = now_ns()
@@ -310,11 +285,8 @@ class ModelServer:
         reply.tell(200, {"object": "list", "data": [{"id": name, "object": "model"} for name in self._names]})
 
     async def metrics(self, _: light.Request, reply: light.Reply) -> None:
-        """``GET /metrics``: none while the server loads."""
-        if self.settled.is_set():
-            reply.whole(200, self._metrics.text(), {}, self._metrics.content_type)
-        else:
-            reply.whole(200, b"", {}, "text/plain")
+        """``GET /metrics``."""
+        reply.whole(200, self._metrics.text(), {}, self._metrics.content_type)
 
     async def healthz(self, request: light.Request, reply: light.Reply) -> None:
         """200 when requests are answered, else 503 with the phase; how long it may wait is the asker's to say."""

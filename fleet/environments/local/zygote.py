@@ -39,7 +39,6 @@ PRELOAD: Final = (
     "fleet.serving.allocator",
     "fleet.serving.gateway",
     "fleet.serving.server",
-    "fleet.serving.server_metrics",
     "fleet.serving.store",
     "fleet.environments.local.control",
     "fleet.environments.local.node",

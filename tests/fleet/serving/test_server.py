@@ -98,30 +98,17 @@ def test_it_says_loading_then_where_the_weights_came_from_then_ready(lab: Any, b
             stamps = [s["t_emitted"] for s in b.control.states]
             assert stamps == sorted(stamps)
             load = 'model_load_duration_seconds_sum{cluster="amber",model="m",phase="ready",source="store"}'
-            await it.until(lambda: it.metric(url, load))  # counted a moment after it was told
             assert await it.metric(url, load) >= 0.1
             assert await it.metric(url, 'model_requests_refused_total{code="503",model_name="m"}') == 1
 
     asyncio.run(go())
 
 
-def test_what_readiness_does_not_need_is_not_imported_before(lab: Any, bench: Any) -> None:
+def test_what_a_server_does_not_need_is_not_imported() -> None:
     code = "import sys, fleet.environments.kind.pod, fleet.serving.server; print(*sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "fleet.serving.light" in told
-    assert {"aiohttp", "prometheus_client", "numpy", "kubernetes", "click"}.isdisjoint(told)
-
-    async def go() -> None:
-        async with lab() as it:
-            b = bench(it)
-            url = await b.start(egress_bytes_s=1e6)
-            async with it.session.get(f"{url}/metrics") as response:
-                assert (response.status, await response.read()) == (200, b"")
-            assert (b.api.phase, "_metrics" in vars(b.api)) == ("Loading", False)
-            await b.ready(url)
-            await it.until(lambda: "_metrics" in vars(b.api))
-
-    asyncio.run(go())
+    assert {"aiohttp", "numpy", "kubernetes", "click"}.isdisjoint(told)
 
 
 def test_who_asks_whether_it_is_ready_may_wait_until_it_is(lab: Any, bench: Any) -> None:
