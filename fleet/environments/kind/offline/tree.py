@@ -92,7 +92,7 @@ def merged(path: str, links: Mapping[str, str]) -> str:
 
 def files_of(root: Path, packages: Iterable[str], also: Iterable[str] = ()) -> list[str]:
     """The files, links and folders of packages in a tree, relative to it, without the C library's tables of other
-    character sets (300 files); ``also``: glob patterns for links that installation scripts made."""
+    character sets; ``also``: glob patterns for links that installation scripts made."""
     links = {name: os.readlink(root / name) for name in LINKED if (root / name).is_symlink()}
     info = root / "var/lib/dpkg/info"
     found = set(links) | {"tmp", "run", "var", "var/tmp", "etc"}
