@@ -5,6 +5,7 @@ They translate HTTP into values and ``Unanswered``; they decide nothing and neve
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -93,6 +94,22 @@ class ClusterClient(_Service):
     async def delete(self, replica: str) -> None:
         """Ends a replica, gracefully."""
         await self._call("DELETE", f"/replicas/{replica}")
+
+
+class Listing:
+    """A cluster's replicas for many who ask over and over: an answer that is under way is everybody's, and the cluster
+    is asked once where each of them would have asked. Used from one event loop."""
+
+    def __init__(self, client: ClusterClient) -> None:
+        self._client = client
+        self._asked: asyncio.Future[dict[str, Listed]] | None = None
+
+    async def replicas(self) -> dict[str, Listed]:
+        """As ``ClusterClient.replicas``, at most one call's time old."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.ensure_future(self._client.replicas())
+            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # also if nobody waits
+        return await asyncio.shield(self._asked)
 
 
 class GatewayClient(_Service):

@@ -24,7 +24,7 @@ from fleet.placement import (
     unplaceable_without,
     why_not,
 )
-from fleet.serving.clients import ClusterClient, GatewayClient, Listed, Unanswered
+from fleet.serving.clients import ClusterClient, GatewayClient, Listed, Listing, Unanswered
 from fleet.serving.config import AllocatorConfig
 from fleet.serving.events import EventLog
 from fleet.serving.serve import Tasks
@@ -358,8 +358,10 @@ class Controller:
         try:
             while not await self._want_home(client, movers):
                 await asyncio.sleep(RETRY_S)
-            models = dict.fromkeys(slot.model for slot in movers)
-            await asyncio.gather(*(self._bring_home(client, [s for s in movers if s.model == m]) for m in models))
+            models, listing = dict.fromkeys(slot.model for slot in movers), Listing(client)
+            await asyncio.gather(
+                *(self._bring_home(client, [s for s in movers if s.model == m], listing) for m in models)
+            )
         finally:
             for slot in movers:
                 self._at_rest(client, slot)
@@ -385,12 +387,12 @@ class Controller:
                 return False
             return True
 
-    async def _bring_home(self, client: ClusterClient, slots: Sequence[Slot]) -> None:
+    async def _bring_home(self, client: ClusterClient, slots: Sequence[Slot], listing: Listing) -> None:
         """All moved slots of one model; the event follows when the last of them is home."""
 
         async def move(slot: Slot) -> bool:
             try:
-                return await self._move(client, slot)
+                return await self._move(client, slot, listing)
             finally:
                 self._at_rest(client, slot)
 
@@ -399,7 +401,7 @@ class Controller:
             detail = {"replicas": [slot.name for slot in slots]}
             self._events.append(FAILBACK, model=slots[0].model, cluster=client.name, detail=detail)
 
-    async def _move(self, client: ClusterClient, slot: Slot) -> bool:
+    async def _move(self, client: ClusterClient, slot: Slot, listing: Listing) -> bool:
         """Waits until the home replica is ready and routed to; only then ends the surrogate. False: it is gone.
 
         One that failed may come up yet (a cluster that starts it again says so meanwhile): until then the slot is
@@ -407,7 +409,7 @@ class Controller:
         home, failed = At(client.name, slot.name), False
         while True:
             try:
-                listed = (await client.replicas()).get(slot.name)
+                listed = (await listing.replicas()).get(slot.name)
                 if listed is None:
                     self._log.error("%s did not come up at home: gone", slot.name)
                     return False
