@@ -9,8 +9,9 @@ import pytest
 
 from drills.engine.nouns import PowerLoss
 from drills.engine.runner.injector import Injector
+from history.clock import NS_PER_S
 from history.errors import FleetError, RecordingError
-from history.op import FAULT_HEAL, FAULT_INJECT
+from history.op import FAULT_HEAL, FAULT_HEALED, FAULT_INJECT, FAULT_VERIFIED
 
 
 class Victim:
@@ -49,14 +50,20 @@ class Disk:
     def __init__(self, full_for: str = "") -> None:
         self.full_for = full_for
         self.events: list[tuple[str, bool]] = []
+        self.took_s: list[float] = []
+        """Of each verification."""
+        self._now = 0
 
     def clock(self) -> int:
-        return 1
+        self._now += NS_PER_S
+        return self._now
 
     def event(self, kind: str, /, *, ok: bool = True, **rest: Any) -> None:
         if kind == self.full_for:
             raise RecordingError("no space left", hint="free space")
         self.events.append((kind, ok))
+        if kind in (FAULT_VERIFIED, FAULT_HEALED):
+            self.took_s.append((rest["done_ns"] - rest["at_ns"]) / NS_PER_S)
 
 
 class Nobody:
@@ -116,3 +123,14 @@ def test_a_verification_that_fails_is_asked_again() -> None:
     victim.raises = FleetError("the engine does not answer", hint="wait")
     assert made.heal("cobalt") == ()
     assert made.hurt == ()
+
+
+def test_how_long_a_fault_and_its_end_took_is_what_the_record_says() -> None:
+    disk, told = Disk(), []
+    made = injector(Victim(), disk)
+    made.inject(PowerLoss("cobalt"), lambda: None)
+    told.append(made.took_s)
+    made.heal("cobalt")
+    told.append(made.took_s)
+    assert told == disk.took_s
+    assert min(told) > 0

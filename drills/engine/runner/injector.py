@@ -34,6 +34,8 @@ class Injector:
         self._fleet, self._recorder, self._custody = fleet, recorder, custody
         self._clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in fleet.clusters}
         self._faults: dict[str, Fault] = {}
+        self.took_s = 0.0
+        """Seconds from the last call, to hurt or to heal, until it was verified, as the record has them."""
 
     @property
     def hurt(self) -> tuple[str, ...]:
@@ -110,11 +112,12 @@ class Injector:
         return signals
 
     def _record(self, kind: str, called: int, cluster: str, signals: tuple[Signal, ...]) -> None:
-        ok = bool(signals) and all(signal.ok for signal in signals)
+        ok, done = bool(signals) and all(signal.ok for signal in signals), self._recorder.clock()
+        self.took_s = (done - called) / NS_PER_S
         self._recorder.event(
             kind,
             at_ns=called,
-            done_ns=self._recorder.clock(),
+            done_ns=done,
             ok=ok,
             cluster=cluster,
             signals=[asdict(signal) for signal in signals],

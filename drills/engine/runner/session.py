@@ -151,6 +151,11 @@ class Session:
         """See ``Injector.heal``."""
         return self._injector.heal(name)
 
+    @property
+    def took_s(self) -> float:
+        """See ``Injector.took_s``."""
+        return self._injector.took_s
+
     def _begin(self) -> None:
         """What even the shortest run leaves: a journal, a header and a schedule that can be judged."""
         self._undo.callback(self._attempt, "make sure that nothing is left", self._secure)

@@ -47,12 +47,12 @@ class StepRunner:
         if isinstance(step, Inject):
             signals = session.inject(step.fault, self._pulse)
             seen = ", ".join(signal.seen for signal in signals)
-            return True, f"{step.fault.mark(None).label}; verified in {self._since(began):.2f} s ({seen})"
+            return True, f"{step.fault.mark(None).label}; verified in {session.took_s:.2f} s ({seen})"
         if isinstance(step, Restore):
             if step.stages:
                 return Staging(session, step, self._wait).run()
             require(session.heal(step.cluster), f"{step.cluster} was not verified back")
-            return True, f"Restored {step.cluster}; verified in {self._since(began):.1f} s"
+            return True, f"Restored {step.cluster}; verified in {session.took_s:.1f} s"
         return self._observe(step, began)
 
     def _observe(self, step: Observe, began: int) -> tuple[bool, str]:
