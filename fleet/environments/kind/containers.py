@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
+import psutil
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from fleet.environments.kind.kubernetes.pods import epoch
@@ -30,7 +31,9 @@ from history.errors import FaultError, FleetError
 LABEL: Final = "io.x-k8s.kind.cluster"
 CALL_S: Final = 30.0
 REMOVE_S: Final = 60.0
-LOOK_S: Final = 0.1
+LOOK_S: Final = 0.02
+THAW_S: Final = 0.5
+"""What has not ended by then may be frozen; looking for that is work for cores that have other work."""
 TRY_S: Final = 5.0
 """A node that has only just been started takes no commands yet."""
 PAUSE_S: Final = 0.5
@@ -57,6 +60,7 @@ class Container:
     marker: str
     id: str = ""
     shares: int = 0
+    pid: int = 0
 
 
 @dataclass(frozen=True)
@@ -141,10 +145,27 @@ def boots(containers: Iterable[Container]) -> dict[str, float]:
 
 
 def kill(names: Iterable[str]) -> None:
-    """SIGKILL to all, at once: the client asks for all of them in parallel. Those that are dead already stay so."""
+    """SIGKILL to all, at once: the client asks for all of them in parallel. Those that are dead already stay so.
+
+    Returns when their first processes are gone, and everything with them; the engine, which then takes their networks
+    and mounts apart, says that they have exited only up to a second later. Where it runs elsewhere, when it says so."""
     running = [one for one in inspect(names) if one.state in ("running", "paused")]
     if running:
-        thawing(lambda: _fault("kill", *(one.name for one in running)), running)
+        lives = [life for one in running if (life := _life(one))]
+
+        def gone() -> bool:
+            return len(lives) == len(running) and not any(life.is_running() for life in lives)
+
+        thawing(lambda: _fault("kill", *(one.name for one in running)), running, gone)
+
+
+def _life(one: Container) -> psutil.Process | None:
+    """A container's first process, seen from here; None when it is not on this host."""
+    with contextlib.suppress(psutil.Error, OSError):
+        life = psutil.Process(one.pid)
+        if one.pid and one.id and one.id in Path(f"/proc/{one.pid}/cgroup").read_text():
+            return life
+    return None
 
 
 def start(names: Iterable[str], addresses: dict[str, str]) -> None:
@@ -198,17 +219,22 @@ def remove(names: Iterable[str]) -> None:
     )
 
 
-def thawing(end: Callable[[], object], dying: Iterable[Container]) -> None:
-    """Carries out ``end`` of containers, and thaws what stays frozen in them. With cgroup v1, runc freezes a pod for a
-    moment while it makes it; when it is killed in that moment nobody thaws the pod, and nothing in there can end."""
-    folders = [FREEZER / one.id for one in dying if one.id]
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        done = pool.submit(end)
-        while not wait([done], timeout=LOOK_S).done:
-            for file in (file for folder in folders for file in _beneath(folder)):
-                with contextlib.suppress(OSError):
-                    if file.read_text().strip() == "FROZEN":
-                        file.write_text("THAWED")
+def thawing(end: Callable[[], object], dying: Iterable[Container], gone: Callable[[], bool] = lambda: False) -> None:
+    """Carries out ``end`` of containers until it returns, or they are ``gone``; thaws what stays frozen in them. With
+    cgroup v1, runc freezes a pod for a moment while it makes it; when it is killed in that moment nobody thaws the pod,
+    and nothing in there can end."""
+    folders, began = [FREEZER / one.id for one in dying if one.id], time.monotonic()
+    pool = ThreadPoolExecutor(max_workers=1)
+    done = pool.submit(end)
+    pool.shutdown(wait=False)
+    while not (wait([done], timeout=LOOK_S).done or gone()):
+        if time.monotonic() - began < THAW_S:
+            continue
+        for file in (file for folder in folders for file in _beneath(folder)):
+            with contextlib.suppress(OSError):
+                if file.read_text().strip() == "FROZEN":
+                    file.write_text("THAWED")
+    if done.done():
         done.result()
 
 
@@ -319,4 +345,5 @@ def _container(told: dict[str, Any]) -> Container:
         marker=marks[0] if marks else "",
         id=told.get("Id", ""),
         shares=told.get("HostConfig", {}).get("CpuShares", 0),
+        pid=told["State"].get("Pid", 0),
     )

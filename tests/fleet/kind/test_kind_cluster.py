@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +90,7 @@ def test_a_pod_that_was_frozen_when_its_node_was_killed_is_thawed(
     """Docker waits for an exit that never comes, until somebody thaws; a node that is not killed is left alone."""
     monkeypatch.setattr(containers, "FREEZER", tmp_path)
     monkeypatch.setattr(containers, "LOOK_S", 0.001)
+    monkeypatch.setattr(containers, "THAW_S", 0.01)
     states = [tmp_path / name / "kubelet.slice" / "freezer.state" for name in ("dying", "lives")]
     for state in states:
         state.parent.mkdir(parents=True)
@@ -103,6 +107,47 @@ def test_a_pod_that_was_frozen_when_its_node_was_killed_is_thawed(
     containers.kill(["blackstart-cobalt-worker"])
     assert states[1].read_text() == "FROZEN\n"
     assert fake.verbs() == ["kill"]
+
+
+def test_a_kill_returns_when_the_processes_are_gone_and_does_not_wait_for_the_engine(
+    fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cleaned_up = threading.Event()
+    names = ["blackstart-cobalt-worker", "blackstart-cobalt-worker2"]
+    with contextlib.ExitStack() as stack:
+        firsts = {name: stack.enter_context(subprocess.Popen(["sleep", "60"])) for name in names}
+        for first in firsts.values():
+            stack.callback(first.kill)
+        group = Path("/proc/self/cgroup").read_text().splitlines()[0]
+        for name, first in firsts.items():
+            fake.boxes[name]["State"]["Pid"], fake.boxes[name]["Id"] = first.pid, group
+
+        def docker(*words: str, timeout_s: float = 0.0) -> str:
+            if words[0] == "kill":
+                for name in words[1:]:
+                    firsts[name].kill()
+                    firsts[name].wait()
+                cleaned_up.wait(20)
+            return fake(*words)
+
+        monkeypatch.setattr(containers, "docker", docker)
+        began = time.monotonic()
+        containers.kill(names)
+        assert not cleaned_up.is_set()
+        assert time.monotonic() - began < 10
+        assert all(first.returncode is not None for first in firsts.values())
+        cleaned_up.set()
+
+
+def test_a_kill_that_the_engine_refuses_is_an_error(fake: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> None:
+    def docker(*words: str, timeout_s: float = 0.0) -> str:
+        if words[0] == "kill":
+            raise FleetError("docker kill: permission denied", hint="blackstart doctor")
+        return fake(*words)
+
+    monkeypatch.setattr(containers, "docker", docker)
+    with pytest.raises(FaultError, match="permission denied"):
+        containers.kill(["blackstart-cobalt-worker"])
 
 
 def test_a_signature_that_docker_cannot_give_is_refused(cobalt: KindCluster) -> None:
