@@ -27,7 +27,7 @@ from fleet.environments.kind.kubernetes.client import Api
 from fleet.environments.kind.kubernetes.gpus import reconcile
 from fleet.environments.kind.layout import agent_configs, take_ports
 from fleet.environments.kind.state import FleetState, Folder, new_id
-from fleet.environments.kind.supplies import Supplies, find, hand_over
+from fleet.environments.kind.supplies import V2, Supplies, find, hand_over
 from fleet.environments.kind.topology import NAMESPACE, NETWORK, ClusterTopology, topology
 from fleet.environments.local.layout import PIECE_BYTES
 from fleet.environments.local.processes import die_with
@@ -105,7 +105,8 @@ def create(cluster: ClusterTopology, state: FleetState, folder: Folder, supplies
     if not conf.exists():  # the engine would mount an empty folder in its place
         folder.marker.mkdir(parents=True, exist_ok=True)
         conf.write_text(manifests.NODE_CONF_TEXT)
-    config.write_text(json.dumps(manifests.kind_config(cluster, supplies.node_image, folder.marker)))
+    told = manifests.kind_config(cluster, supplies.node_image, folder.marker, cgroups_v1=not V2.exists())
+    config.write_text(json.dumps(told))
     log, kubeconfig = folder.logs / f"kind-{cluster.name}.log", folder.kubeconfig(cluster.name)
     command = [supplies.kind, "create", "cluster", "--name", cluster.kind_name, "--config", str(config)]
     command += ["--kubeconfig", str(kubeconfig)]

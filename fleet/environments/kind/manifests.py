@@ -75,6 +75,14 @@ FRUGAL_KUBELET: Final = {
 }
 """A kubelet tells one event a second, where it would tell fifty: who reads of them reads a little later, and a pod that
 starts does not have its API server write three times more just then."""
+CGROUPS_V1_KUBELET: Final = {"cgroupDriver": "cgroupfs"}
+CGROUPS_V1_CONTAINERD: Final = """\
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+  SystemdCgroup = false
+"""
+"""With cgroup v1, kubelet and runtime write cgroups themselves. Where they ask systemd, they still make the devices' one,
+and when systemd tidies that hierarchy up at the same moment (a node that boots starts all its pods at once), the kubelet
+leaves the pod alone for 10 to 15 s: "failed to ensure that the pod: ... cgroups exist" in its journal."""
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"
@@ -88,8 +96,9 @@ GRACE_S: Final = 2
 """A model server drains for at most 1 s."""
 
 
-def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str, Any]:
-    """The configuration for ``kind create cluster``; ``marker``: the folder that says whose it is."""
+def kind_config(cluster: ClusterTopology, image: str, marker: Path, *, cgroups_v1: bool) -> dict[str, Any]:
+    """The configuration for ``kind create cluster``; ``marker``: the folder that says whose it is; ``cgroups_v1``: what
+    this host has."""
     names = {machine.container: machine.name for machine in cluster.machines}
 
     def node(container: str, role: str) -> dict[str, Any]:
@@ -102,11 +111,13 @@ def kind_config(cluster: ClusterTopology, image: str, marker: Path) -> dict[str,
         return found | ({"labels": {NODE_LABEL: names[container]}} if container in names else {})
 
     first, *rest = cluster.containers
+    kubelet = FRUGAL_KUBELET | (CGROUPS_V1_KUBELET if cgroups_v1 else {})
     return {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
         "name": cluster.kind_name,
-        "kubeadmConfigPatches": [json.dumps(FRUGAL), json.dumps(FRUGAL_KUBELET)],
+        "kubeadmConfigPatches": [json.dumps(FRUGAL), json.dumps(kubelet)],
+        "containerdConfigPatches": [CGROUPS_V1_CONTAINERD] if cgroups_v1 else [],
         "networking": {
             "podSubnet": cluster.pod_subnet,
             "serviceSubnet": cluster.service_subnet,

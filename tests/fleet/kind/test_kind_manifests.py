@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_more_clusters_than_subnets_are_refused() -> None:
 
 def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     amber = topology(fleets.three_clusters())[0]
-    config = manifests.kind_config(amber, "node:v1", Path("/marks/m"))
+    config = manifests.kind_config(amber, "node:v1", Path("/marks/m"), cgroups_v1=False)
     assert msgspec.json.decode(msgspec.json.encode(config)) == config
     patch, kubelet = map(json.loads, config["kubeadmConfigPatches"])
     assert (kubelet["kind"], kubelet["eventRecordQPS"]) == ("KubeletConfiguration", 1)
@@ -74,7 +75,21 @@ def test_kind_is_told_subnets_image_marker_and_labels() -> None:
     assert all(node["image"] == "node:v1" for node in config["nodes"])
     mounts = [{it["hostPath"]: it["containerPath"] for it in node["extraMounts"]} for node in config["nodes"]]
     assert mounts == 3 * [{"/marks/m": "/blackstart", "/marks/m/node.conf": manifests.SYSTEMD_CONF}]
-    assert "image" not in manifests.kind_config(amber, "", Path("/m"))["nodes"][0], "kind's own choice"
+    assert "image" not in manifests.kind_config(amber, "", Path("/m"), cgroups_v1=False)["nodes"][0], (
+        "kind's own choice"
+    )
+
+
+def test_with_cgroup_v1_kubelet_and_runtime_agree_to_write_cgroups_themselves() -> None:
+    amber = topology(fleets.three_clusters())[0]
+    for v1 in (True, False):
+        config = manifests.kind_config(amber, "", Path("/m"), cgroups_v1=v1)
+        _, kubelet = map(json.loads, config["kubeadmConfigPatches"])
+        assert kubelet.get("cgroupDriver") == ("cgroupfs" if v1 else None)
+        (patch,) = map(tomllib.loads, config["containerdConfigPatches"]) if v1 else ({},)
+        runtimes = patch["plugins"]["io.containerd.grpc.v1.cri"]["containerd"]["runtimes"] if v1 else {}
+        assert runtimes == ({"runc": {"options": {"SystemdCgroup": False}}} if v1 else {})
+        assert len(config["containerdConfigPatches"]) == v1
 
 
 MACHINE = Machine("amber-n1", "blackstart-amber-worker", 8, 1)
