@@ -68,7 +68,8 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
     with tempfile.TemporaryDirectory() as folder:
 
         def make(cluster: ClusterTopology) -> None:
-            config, told = Path(folder, f"{cluster.name}.json"), manifests.kind_config(cluster, "", Path(folder))
+            config = Path(folder, f"{cluster.name}.json")
+            told = manifests.kind_config(cluster, "", Path(folder), cgroups_v1=False)
             nodes = [{"role": one["role"], "extraMounts": one["extraMounts"][:1]} for one in told["nodes"]]  # ours
             config.write_text(
                 json.dumps({**{key: told[key] for key in ("kind", "apiVersion", "name")}, "nodes": nodes})
