@@ -9,6 +9,7 @@ Needs a Docker engine and images (`blackstart doctor`); says so and ends with 0 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -69,7 +70,7 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
 
         def make(cluster: ClusterTopology) -> None:
             config = Path(folder, f"{cluster.name}.json")
-            told = manifests.kind_config(cluster, "", Path(folder), cgroups_v1=False)
+            told = manifests.kind_config(cluster, "", Path(folder), cgroups_v1=False)  # its nodes and name
             nodes = [{"role": one["role"], "extraMounts": one["extraMounts"][:1]} for one in told["nodes"]]  # ours
             config.write_text(
                 json.dumps({**{key: told[key] for key in ("kind", "apiVersion", "name")}, "nodes": nodes})
@@ -92,10 +93,25 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
 
 
 def idle() -> tuple[float, float]:
-    """Busy cores, and GiB in use, over a while in which nobody asks for anything."""
-    busy = psutil.cpu_percent(interval=IDLE_FOR_S) / 100 * (psutil.cpu_count() or 1)
+    """Cores that all processes used, and GiB in use, over a while in which nobody asks for anything. The kernel's own
+    total (/proc/stat) looks who runs at each tick, and so misses about half of what wakes and sleeps again in between;
+    a process's own account does not."""
+    before, began = processor_s(), time.monotonic()
+    time.sleep(IDLE_FOR_S)
+    now, took_s = processor_s(), time.monotonic() - began
     memory = psutil.virtual_memory()
-    return busy, (memory.total - memory.available) / 2**30
+    cores = sum(used - before.get(process, 0.0) for process, used in now.items()) / took_s
+    return cores, (memory.total - memory.available) / 2**30
+
+
+def processor_s() -> dict[tuple[int, float], float]:
+    """Process (its id, when it began) -> seconds of processor time so far."""
+    found = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            found[process.pid, process.create_time()] = times.user + times.system
+    return found
 
 
 def until(look: Callable[[], tuple[Signal, ...]], name: str, limit_s: float) -> float:

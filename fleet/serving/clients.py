@@ -97,8 +97,8 @@ class ClusterClient(_Service):
 
 
 class Listing:
-    """A cluster's replicas for many who ask over and over: an answer that is under way is everybody's, and the cluster
-    is asked once where each of them would have asked. Used from one event loop."""
+    """A cluster's replicas for many who ask over and over: an answer that is under way is everybody's who asks
+    meanwhile, and none of them ends it for the others. Used from one event loop."""
 
     def __init__(self, client: ClusterClient) -> None:
         self._client = client
@@ -108,7 +108,9 @@ class Listing:
         """As ``ClusterClient.replicas``, at most one call's time old."""
         if self._asked is None or self._asked.done():
             self._asked = asyncio.ensure_future(self._client.replicas())
-            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())  # also if nobody waits
+            self._asked.add_done_callback(  # else a complaint of asyncio when nobody waits any more
+                lambda asked: asked.cancelled() or asked.exception()
+            )
         return await asyncio.shield(self._asked)
 
 

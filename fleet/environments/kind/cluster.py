@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Final, Protocol
 
 from fleet.environments.kind import containers, faults, lifecycle
@@ -68,6 +68,7 @@ class KindCluster(Restoration):
         self._topology = topology
         self._home = home
         self._layout_of: Callable[[], Layout] = lambda: lay_out(home.state, home.folder)
+        self._killing: Future[object] | None = None
         self._booting = False
         self._building: threading.Thread | None = None
         self._broken: BaseException | None = None
@@ -142,7 +143,7 @@ class KindCluster(Restoration):
                 f"cluster {self.name} cannot lose power with signature {signature!r} here",
                 hint=f"possible: {', '.join(self.signatures)}; a black hole is the fault Partition",
             )
-        containers.kill(self._topology.containers)
+        self._killing = containers.kill(self._topology.containers)
 
     def verify_power_off(self) -> tuple[Signal, ...]:
         """Containers dead, API and data plane silent; all asked now, at once: an engine that takes containers apart
@@ -156,6 +157,8 @@ class KindCluster(Restoration):
         """``docker start`` of the control plane's container at its own address; its workers follow as soon as its API
         takes connections. A kubelet that finds no API waits longer and longer, up to 7 s, until it asks again."""
         self._booting = True
+        if self._killing is not None:  # the engine would take what it still holds for running as started
+            wait([self._killing])
         containers.start((self._topology.control_plane,), self._home.state.addresses)
 
     def verify_power_on(self) -> tuple[Signal, ...]:
@@ -302,7 +305,7 @@ class KindCluster(Restoration):
             found = lifecycle.create(self._topology, home.state, home.folder, home.supplies())
             kept = {name: home.state.addresses[name] for name in self._topology.containers}
             if found != kept:  # everybody outside knows the old ones
-                containers.kill(self._topology.containers)
+                wait([containers.kill(self._topology.containers)])
                 containers.start(self._topology.containers, kept)
                 containers.lift(self._topology.containers)
                 lifecycle.await_api(self._topology, home.state, home.folder)

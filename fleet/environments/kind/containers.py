@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -33,7 +33,8 @@ CALL_S: Final = 30.0
 REMOVE_S: Final = 60.0
 LOOK_S: Final = 0.02
 THAW_S: Final = 0.5
-"""What has not ended by then may be frozen; looking for that is work for cores that have other work."""
+"""What has not ended by then may be frozen; looking for that, every ``THAW_EVERY_S``, is work for busy cores."""
+THAW_EVERY_S: Final = 0.1
 TRY_S: Final = 5.0
 """A node that has only just been started takes no commands yet."""
 PAUSE_S: Final = 0.5
@@ -144,19 +145,22 @@ def boots(containers: Iterable[Container]) -> dict[str, float]:
     return {one.name: one.started if one.state in ("running", "paused") else now for one in containers}
 
 
-def kill(names: Iterable[str]) -> None:
+def kill(names: Iterable[str]) -> Future[object]:
     """SIGKILL to all, at once: the client asks for all of them in parallel. Those that are dead already stay so.
 
-    Returns when their first processes are gone, and everything with them; the engine, which then takes their networks
-    and mounts apart, says that they have exited only up to a second later. Where it runs elsewhere, when it says so."""
+    Returns when their first processes are gone, and everything with them; where the engine runs elsewhere, when it says
+    so. What it returns is done when the engine knows of their end too: whoever starts them again waits for that."""
     running = [one for one in inspect(names) if one.state in ("running", "paused")]
-    if running:
-        lives = [life for one in running if (life := _life(one))]
+    lives = [life for one in running if (life := _life(one))]
 
-        def gone() -> bool:
-            return len(lives) == len(running) and not any(life.is_running() for life in lives)
+    def gone() -> bool:
+        return len(lives) == len(running) and not any(life.is_running() for life in lives)
 
-        thawing(lambda: _fault("kill", *(one.name for one in running)), running, gone)
+    def end() -> None:
+        if running:
+            _fault("kill", *(one.name for one in running))
+
+    return thawing(end, running, gone)
 
 
 def _life(one: Container) -> psutil.Process | None:
@@ -219,23 +223,34 @@ def remove(names: Iterable[str]) -> None:
     )
 
 
-def thawing(end: Callable[[], object], dying: Iterable[Container], gone: Callable[[], bool] = lambda: False) -> None:
+def thawing(
+    end: Callable[[], object], dying: Iterable[Container], gone: Callable[[], bool] = lambda: False
+) -> Future[object]:
     """Carries out ``end`` of containers until it returns, or they are ``gone``; thaws what stays frozen in them. With
     cgroup v1, runc freezes a pod for a moment while it makes it; when it is killed in that moment nobody thaws the pod,
-    and nothing in there can end."""
-    folders, began = [FREEZER / one.id for one in dying if one.id], time.monotonic()
+    and nothing in there can end. Raises what ``end`` raised; it is never left under way by an error or an interrupt."""
+    folders, due = [FREEZER / one.id for one in dying if one.id], time.monotonic() + THAW_S
     pool = ThreadPoolExecutor(max_workers=1)
     done = pool.submit(end)
     pool.shutdown(wait=False)
-    while not (wait([done], timeout=LOOK_S).done or gone()):
-        if time.monotonic() - began < THAW_S:
-            continue
-        for file in (file for folder in folders for file in _beneath(folder)):
-            with contextlib.suppress(OSError):
-                if file.read_text().strip() == "FROZEN":
-                    file.write_text("THAWED")
+    try:
+        while not (wait([done], timeout=LOOK_S).done or gone()):
+            if time.monotonic() >= due:
+                _thaw(folders)
+                due = time.monotonic() + THAW_EVERY_S
+    except BaseException:  # whoever heals next must find it ended
+        wait([done])
+        raise
     if done.done():
         done.result()
+    return done
+
+
+def _thaw(folders: Iterable[Path]) -> None:
+    for file in (file for folder in folders for file in _beneath(folder)):
+        with contextlib.suppress(OSError):
+            if file.read_text().strip() == "FROZEN":
+                file.write_text("THAWED")
 
 
 def _beneath(folder: Path) -> Iterator[Path]:

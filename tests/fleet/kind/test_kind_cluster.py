@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
+import signal
 import subprocess
 import threading
 import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fleet import fleets
@@ -109,34 +111,103 @@ def test_a_pod_that_was_frozen_when_its_node_was_killed_is_thawed(
     assert fake.verbs() == ["kill"]
 
 
-def test_a_kill_returns_when_the_processes_are_gone_and_does_not_wait_for_the_engine(
-    fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
+class Nodes:
+    """Real processes as the first ones of two containers, and an engine that kills them one after the other, and then
+    works on until it is told to end."""
+
+    def __init__(self, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names = ["blackstart-cobalt-worker", "blackstart-cobalt-worker2"]
+        self.cleaned_up, self.ended = threading.Event(), threading.Event()
+        self.pause_s = 0.0
+        self.fake, self.first = fake, {name: subprocess.Popen(["sleep", "60"]) for name in self.names}
+        self.own = Path("/proc/self/cgroup").read_text().splitlines()[0]
+        for name, first in self.first.items():
+            fake.boxes[name]["State"]["Pid"], fake.boxes[name]["Id"] = first.pid, self.own
+        monkeypatch.setattr(containers, "LOOK_S", 0.001)
+        monkeypatch.setattr(containers, "docker", self)
+
+    def __call__(self, *words: str, timeout_s: float = 0.0) -> str:
+        if words[0] != "kill":
+            return self.fake(*words)
+        for name in words[1:]:
+            if name in self.first:
+                time.sleep(self.pause_s)
+                self.first[name].kill()
+                self.first[name].wait()
+        self.cleaned_up.wait(20)
+        self.ended.set()
+        return self.fake(*words)
+
+    def alive(self) -> list[str]:
+        return [name for name, first in self.first.items() if psutil.pid_exists(first.pid)]
+
+
+@pytest.fixture
+def nodes(fake: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
+    made = Nodes(fake, monkeypatch)
+    yield made
+    made.cleaned_up.set()
+    for first in made.first.values():
+        first.kill()
+        first.wait()
+
+
+def test_a_kill_returns_when_all_processes_are_gone_and_does_not_wait_for_the_engine(nodes: Nodes) -> None:
+    nodes.pause_s = 0.1
+    done = containers.kill(nodes.names)
+    assert nodes.alive() == []
+    assert not done.done()
+    nodes.cleaned_up.set()
+    done.result(20)
+    assert [box["State"]["Status"] for box in map(nodes.fake.boxes.get, nodes.names) if box] == ["exited", "exited"]
+
+
+def test_processes_that_are_not_this_hosts_say_nothing_of_a_kill(nodes: Nodes) -> None:
+    """Their number may be that of anybody here, or of nobody: only the engine knows when they are gone."""
+    nodes.fake.boxes[nodes.names[1]]["Id"] = "of another host"
+    threading.Timer(0.3, nodes.cleaned_up.set).start()
+    assert containers.kill(nodes.names).done()
+
+
+def test_an_interrupted_kill_has_ended_when_the_interrupt_arrives(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cleaned_up = threading.Event()
-    names = ["blackstart-cobalt-worker", "blackstart-cobalt-worker2"]
-    with contextlib.ExitStack() as stack:
-        firsts = {name: stack.enter_context(subprocess.Popen(["sleep", "60"])) for name in names}
-        for first in firsts.values():
-            stack.callback(first.kill)
-        group = Path("/proc/self/cgroup").read_text().splitlines()[0]
-        for name, first in firsts.items():
-            fake.boxes[name]["State"]["Pid"], fake.boxes[name]["Id"] = first.pid, group
+    """What heals the cluster next would find everything running, and the kill would come after it."""
+    monkeypatch.setattr(psutil.Process, "is_running", lambda _: signal.raise_signal(signal.SIGINT))
+    threading.Timer(0.3, nodes.cleaned_up.set).start()
+    with pytest.raises(KeyboardInterrupt):
+        containers.kill(nodes.names)
+    assert nodes.ended.is_set()
 
-        def docker(*words: str, timeout_s: float = 0.0) -> str:
-            if words[0] == "kill":
-                for name in words[1:]:
-                    firsts[name].kill()
-                    firsts[name].wait()
-                cleaned_up.wait(20)
-            return fake(*words)
 
-        monkeypatch.setattr(containers, "docker", docker)
-        began = time.monotonic()
-        containers.kill(names)
-        assert not cleaned_up.is_set()
-        assert time.monotonic() - began < 10
-        assert all(first.returncode is not None for first in firsts.values())
-        cleaned_up.set()
+def test_power_returns_only_when_the_engine_knows_that_it_was_lost(
+    nodes: Nodes, cobalt: KindCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(containers, "_life", lambda _: psutil.Process())
+    monkeypatch.setattr(psutil.Process, "is_running", lambda _: False)
+    cobalt.power_off()
+    threading.Timer(0.3, nodes.cleaned_up.set).start()
+    cobalt.power_on()
+    assert nodes.ended.is_set()
+    assert nodes.fake.verbs()[-1] == "start"
+
+
+def test_a_power_loss_is_looked_at_everywhere_at_once(cobalt: KindCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine that takes containers apart answers late, and time-outs of the planes run meanwhile."""
+    asked, inspect = threading.Event(), containers.inspect
+
+    def ask(_: str, **__: object) -> Answer:
+        asked.set()
+        return GONE
+
+    def late(names: Iterable[str]) -> tuple[containers.Container, ...]:
+        assert asked.wait(20), "the engine is asked first, and the planes only when it has answered"
+        return inspect(names)
+
+    cobalt.power_off()
+    monkeypatch.setattr("fleet.environments.kind.cluster.ask", ask)
+    monkeypatch.setattr(containers, "inspect", late)
+    assert good(cobalt.verify_power_off()) == [True, True, True]
 
 
 def test_a_kill_that_the_engine_refuses_is_an_error(fake: FakeDocker, monkeypatch: pytest.MonkeyPatch) -> None:

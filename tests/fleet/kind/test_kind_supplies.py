@@ -115,10 +115,12 @@ def test_a_cluster_that_kind_cannot_make_says_why_and_everything_made_goes(
     assert list(folder.logs.glob("kind-*.log")), "but the logs that the error names"
 
 
+@pytest.mark.parametrize("cgroups", ["v1", "v2"])
 def test_kind_is_told_the_fleets_network_and_never_the_users_kubeconfig(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    cgroups: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     folder, told = Folder(tmp_path / "kind"), dict[str, str]()
+    monkeypatch.setattr(lifecycle, "V2", tmp_path if cgroups == "v2" else tmp_path / "none")
     folder.logs.mkdir(parents=True)
     monkeypatch.setenv("KUBECONFIG", "/home/user/config")
     state = FleetState("f", fleets.micro(), "t", "n", "s", "kind", "", "", 0, {})
@@ -136,6 +138,8 @@ def test_kind_is_told_the_fleets_network_and_never_the_users_kubeconfig(
     assert told["KUBECONFIG"] == str(folder.kubeconfig("amber"))
     assert f"--kubeconfig {folder.kubeconfig('amber')}" in told["command"]
     assert (folder.marker / "node.conf").read_text() == manifests.NODE_CONF_TEXT, "what is mounted is there"
+    patches = json.loads((folder.root / "amber.kind.json").read_text())["containerdConfigPatches"]
+    assert patches == ([manifests.CGROUPS_V1_CONTAINERD] if cgroups == "v1" else [])
 
 
 def test_another_fleet_is_not_replaced(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ class ControlPlane:
         self.events = EventLog()
         self.replicas: dict[str, dict[str, Any]] = {}
         self.states: list[dict[str, Any]] = []
+        self.listed = 0
 
     async def power_on(self) -> None:
         """Starts empty, at the same address as before."""
@@ -155,6 +156,7 @@ class ControlPlane:
         return web.json_response({"nodes": rows})
 
     async def _list(self, _: web.Request) -> web.Response:
+        self.listed += 1
         return web.json_response({"replicas": list(self.replicas.values())})
 
     async def _put(self, request: web.Request) -> web.Response:

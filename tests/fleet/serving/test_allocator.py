@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from fleet.serving import allocator
+from fleet.serving.controller import READY_POLL_S
 from tests.fleet.serving.allocator_stage import HOME, MODELS, model
 
 
@@ -99,7 +100,12 @@ def test_failback_waits_for_ready_and_for_the_gateway_before_it_ends_a_surrogate
             await cobalt.power_on()
             await s.it.until(lambda: len(cobalt.replicas) == 3)
             assert [e.cluster for e in s.events("returned")] == ["cobalt"]
-            await asyncio.sleep(0.15)
+            listed, began = cobalt.listed, time.monotonic()
+            await asyncio.sleep(0.3)
+            looks = (time.monotonic() - began) / READY_POLL_S
+            assert cobalt.listed - listed < 1.5 * looks, (
+                "three that wait for their homes ask once each look, not thrice"
+            )
             assert len(s.where()["big"]) == 2, "not ready at home: the surrogate serves on"
             for row in cobalt.replicas.values():
                 row["phase"] = "Ready"
