@@ -21,7 +21,7 @@ from assertions.recovery import Recovery
 from assertions.result import Interval, ObjectiveResult, Verdict
 from assertions.scopes import BAD, GOOD, UNKNOWN, Scope
 from assertions.telemetry import CACHE_REQUESTS, STORE_BYTES, cache_hit_ratio, store_bytes, unseen_s
-from history.op import CONTROLLER, OBSERVER
+from history.op import CONTROLLER, INTERRUPTED, OBSERVER
 from history.records import AT_LEAST, ObjectiveSpec
 
 Checker = Callable[[Case, ObjectiveSpec, Scope], Measure]
@@ -244,6 +244,8 @@ def _no_dip(case: Case, spec: ObjectiveSpec, scope: Scope) -> Measure:
     t, state = case.load.ops.t_intended[rows], case.load.state[rows]
     sure = relapses(t, state == BAD, spec.ratio)
     maybe = relapses(t, state != GOOD, spec.ratio) if (state == UNKNOWN).any() else sure
+    if not sure and spec.window == "failback" and case.run.history.of_kind(INTERRUPTED):
+        raise Unknown("the run was interrupted: the return was not watched to its end")
     bad = int((state == BAD).sum())
     evidence = f"{bad:,} bad of {len(rows):,} ops"
     if sure:

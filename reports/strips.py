@@ -31,8 +31,15 @@ _PAD_PX = 10.0
 _LABEL_ROWS = 4
 _STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 43200, 86400)
 
-STAGES = {"detected": "detect", "decided": "decide", "scheduled": "schedule", "weights": "weights", "ready": "start"}
-"""Phases of the upper lane: the segment that ends with each of them has the verb's name."""
+STAGES = {
+    "detected": "detect",
+    "decided": "decide",
+    "scheduled": "schedule",
+    "weights": "start + load",
+    "ready": "ready",
+}
+"""Phases of the upper lane: the segment that ends with each of them has the verb's name. A replica's process starts,
+and then loads its weights; when it had started is not on the phase clock (a kubelet says so up to a second late)."""
 
 
 @dataclass(frozen=True)

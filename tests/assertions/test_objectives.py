@@ -11,6 +11,7 @@ from assertions import analyze, objectives
 from assertions.measure import Measure
 from assertions.objectives import at_least, at_most, in_words
 from assertions.result import ObjectiveResult
+from history.op import INTERRUPTED, RUNNER
 
 if TYPE_CHECKING:
     from history.records import ObjectiveSpec
@@ -160,6 +161,9 @@ def test_no_dip(script: Script, objective: Objective) -> None:
     assert "33.00 s" in dipped.evidence
     maybe = one(script.lose(33.0, 34.0), spec)
     assert (maybe.verdict, maybe.bounds) == ("unknown", (0.0, 1.0))
+    cut = script.event(INTERRUPTED, 35.0, RUNNER)
+    assert one(cut, spec).verdict == "unknown", "a return that was cut short is no return without a dip"
+    assert one(cut.fail(33.0, 34.0), spec).verdict == "fail", "a dip that was seen is one"
     windows = analyze(script.fail(33.0, 34.0).run()).windows
     assert ("dip", "fleet") in {(w.name, w.scope) for w in windows}
 

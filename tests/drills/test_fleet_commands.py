@@ -11,6 +11,7 @@ from drills.engine.safety.journal import Journal, read_journal
 from drills.engine.safety.ledger import read_ledger
 from drills.engine.safety.lock import Locks
 from fleet.environments.kind import containers, lifecycle
+from fleet.environments.kind.layout import take_ports
 from fleet.environments.kind.state import FleetState, Folder
 from fleet.fleets import three_clusters
 from fleet.protocols import Say
@@ -76,6 +77,28 @@ def test_down_takes_the_lock_of_a_dead_run_with_the_fleet(
     assert (ok.outcome, ok.text) == ("ok", "3 node containers removed")
     assert ok.command_line == ("blackstart", "fleet", "down")
     assert [(entry.operation, entry.outcome) for entry in restored] == [("restore", "begun"), ("restore", "ok")]
+
+
+def test_status_says_who_has_the_fleet_and_does_not_send_a_tired_person_into_a_drill(
+    tmp_path: Path, empty_state: Path, calls: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = three_clusters()
+    ports = take_ports(spec, "127.0.0.1", 0)
+    Folder().write(FleetState("id", spec, "t", "n", "s", "kind", "", "127.0.0.1", 0, ports))
+    locks = Locks(empty_state)
+    assert main(["fleet", "status"]) == 1
+    assert "Next: blackstart fleet up --env kind" in " ".join(capsys.readouterr().out.split())
+    locks.take(("kind-amber", "kind-cobalt"), run=tmp_path / "run", drill="my-drill", environment="kind", facts={})
+    assert main(["fleet", "status"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("In use, and perhaps hurt on purpose: drill my-drill by") == 1
+    assert "Next: blackstart watch" in said
+    for path in (empty_state / "locks").glob("*.json"):
+        path.write_bytes(path.read_bytes().replace(b'"started": ', b'"started": 1'))
+    assert main(["fleet", "status"]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Its user died: drill my-drill" in said
+    assert "Next: blackstart restore" in said
 
 
 def test_down_is_refused_while_a_drill_has_a_cluster_or_its_lock_cannot_be_read(

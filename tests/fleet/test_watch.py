@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from fleet.environments.local.watch import Follower
+from fleet.environments.local.watch import Allocator, Follower
 from fleet.serving.events import Event
 from history.op import OBSERVER, REPLICA_FAILED, REPLICA_READY, WATCH_GAP, Op
 
@@ -87,6 +87,23 @@ def test_events_become_ops_with_both_stamps() -> None:
     assert op.t_intended == op.detail["t_emitted"] == 101
     assert op.t_done >= 1000
     assert (op.outcome, failed.outcome) == ("ok", "fail")
+
+
+def test_what_a_controller_did_before_the_run_is_not_of_the_run() -> None:
+    """An allocator that stays up between runs lists all that it ever did."""
+    script, seen, stop = Script(("life-1", [event(1), event(2), event(3)], b"\n")), list[Op](), threading.Event()
+    with served(script) as url:
+        for found_up, since in ((True, [2, 3]), (False, [1, 2, 3])):
+            script.answers, seen = [("life-1", [event(1), event(2), event(3)], b"\n")], []
+            script.exhausted.clear()
+            stop.clear()
+            watch = Allocator(lambda: url, found_up=found_up, clock=lambda: 102).watch
+            thread = threading.Thread(target=watch, args=(seen.append, stop))
+            thread.start()
+            assert script.exhausted.wait(5)
+            stop.set()
+            thread.join(5)
+            assert [op.t_intended - 100 for op in seen] == since
 
 
 def test_a_break_is_a_gap_and_nothing_comes_twice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from pathlib import Path
 
@@ -124,7 +125,12 @@ def status() -> int:
     lacks = served.lacks(state) if hosting.alive(state) else "the processes outside the clusters do not run"
     lacks = lacks if state.complete else f"it is half made; {lacks}"
     console.print(f"Entry point: {fleet.layout.gateway_url}" if state.complete else "")
-    console.print(f"Not whole: {lacks}. Next: blackstart fleet up --env kind" if lacks else "Whole.")
+    next_step = "blackstart fleet up --env kind"
+    for held in {lock.run: lock for lock in Locks(state_dir()).all() if lock.environment == "kind"}.values():
+        alive = held.owner.alive
+        next_step = "blackstart watch" if alive else f"blackstart restore {shlex.quote(held.run)}"
+        console.print(f"{'In use, and perhaps hurt on purpose' if alive else 'Its user died'}: {held}")
+    console.print(f"Not whole: {lacks}. Next: {next_step}" if lacks else "Whole.")
     return 1 if lacks else 0
 
 

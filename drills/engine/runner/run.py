@@ -87,7 +87,7 @@ def _carry_out(session: Session) -> bool:
                 raise
             finally:
                 session.interrupts.answer_only()
-            view.step("Stopping load and fleet")
+            view.step("Stopping what this run started")
         if session.unrecorded is not None:
             raise session.unrecorded
     except RecordingError:
@@ -95,7 +95,7 @@ def _carry_out(session: Session) -> bool:
     except BlackstartError:
         merge(session.directory)
         raise
-    view.done("Stopped load and fleet", ok=not session.failures)
+    view.done("Stopped what this run started", ok=not session.failures)
     return interrupted
 
 

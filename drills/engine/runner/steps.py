@@ -61,7 +61,7 @@ class StepRunner:
         text = step.describe()
         if step.until is not None:
             text = (
-                f"{step.until.text} after {self._since(began):.1f} s"
+                f"{step.until.text} after {self._since(began):.1f} s, the wait for the proof included"
                 if reached
                 else (f"not {step.until.text} within {step.at_most_s:g} s ({waiting})")
             )

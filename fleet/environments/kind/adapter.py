@@ -466,8 +466,18 @@ def build(adapter: Adapter, token: str) -> web.Application:
         web.get("/targets", adapter.targets),
         web.get("/events", adapter.follow),
     ]
+
+    @web.middleware
+    async def no_metrics_of_the_dead(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Prometheus must not go on drawing GPUs of a cluster that is gone."""
+        if request.path == "/metrics" and adapter.events is None:
+            return web.json_response({"error": "Kubernetes does not answer"}, status=503)
+        return await handler(request)
+
     app = application(token, adapter.registry, routes, lifetime=adapter.lifetime)
-    app.middlewares.append(while_it_answers)
+    app.middlewares.extend((no_metrics_of_the_dead, while_it_answers))
     return app
 
 

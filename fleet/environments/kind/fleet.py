@@ -53,7 +53,7 @@ class KindFleet(StoreFaults):
     @property
     def controller(self) -> Allocator:
         """The reference allocator."""
-        return Allocator(lambda: self.layout.allocator_url)
+        return Allocator(lambda: self.layout.allocator_url, found_up=self._found_up)
 
     def start(self, say: Say) -> None:
         """Makes the fleet, or makes sure that the one that is up is whole; ``FleetError`` when it is another by now."""

@@ -132,11 +132,20 @@ class Follower:
 
 
 class Allocator:
-    """The reference allocator as a ``Controller``; ``url`` is asked for when the watch begins."""
+    """The reference allocator as a ``Controller``; ``url`` is asked for when the watch begins. ``found_up``: it was
+    there before this run, and what it did before the watch began belongs to runs before."""
 
-    def __init__(self, url: Callable[[], str]) -> None:
+    def __init__(self, url: Callable[[], str], *, found_up: bool = False, clock: Clock = now_ns) -> None:
         self._url = url
+        self._found_up = found_up
+        self._clock = clock
 
     def watch(self, emit: Emit, stop: threading.Event) -> None:
         """Emits controller ops, stamped on receipt, until ``stop`` is set."""
-        Follower(self._url(), source=CONTROLLER, process="observer-controller").run(emit, stop)
+        began = self._clock() if self._found_up else 0
+
+        def of_this_run(op: Op) -> None:
+            if op.t_intended >= began:
+                emit(op)
+
+        Follower(self._url(), source=CONTROLLER, process="observer-controller").run(of_this_run, stop)

@@ -100,7 +100,7 @@ async def connected(adapter: Adapter, *pods: Pod) -> None:
 
 def test_while_kubernetes_is_silent_so_is_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(adapter: Adapter, api: FakeApi, url: str, client: ClientSession) -> None:
-        for path in ("/readyz", "/nodes", "/replicas", "/events"):
+        for path in ("/readyz", "/nodes", "/replicas", "/events", "/metrics"):
             async with client.get(url + path) as answer:
                 assert answer.status == 503, path
         async with client.put(f"{url}/replicas/chat-large-1", json={"model": "chat-large"}, headers=TOKEN) as answer:
@@ -108,6 +108,9 @@ def test_while_kubernetes_is_silent_so_is_the_adapter(monkeypatch: pytest.Monkey
         assert api.made == []
         async with client.get(f"{url}/healthz") as answer:
             assert answer.status == 200, "the process itself is well"
+        await connected(adapter, pod())
+        async with client.get(f"{url}/metrics") as answer:
+            assert 'cluster_gpus_allocated{cluster="amber",node="amber-n1"} 4.0' in await answer.text()
 
     play(monkeypatch, scene)
 
