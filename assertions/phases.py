@@ -49,10 +49,9 @@ def phases(case: Case, model: str) -> Phases:
     if not lost or edges.injected is None:
         return Phases()
     events = [op for op in run.history.events if edges.injected <= stamp_ns(op) < edges.fault_end]
-    homes = {(p.cluster, p.replica) for p in run.header.fleet.placements}
     mine = [op for op in events if op.model == model]
     survivors = [op for op in mine if op.cluster not in edges.victims]
-    fresh = [op for op in survivors if (op.cluster, op.replica) not in homes]
+    fresh = [op for op in replacements(case) if op.model == model]
     back = list[Op]()
     if edges.to_end and edges.healed is not None:  # where recovery may need the restore, capacity may too
         back = [op for op in mine if op.cluster in edges.victims and stamp_ns(op) >= edges.healed]
@@ -89,6 +88,21 @@ def phases(case: Case, model: str) -> Phases:
         unplaceable=str(reasons[-1].detail.get("reason", "no reason given")) if reasons else "",
         reload_s=max(reloads, default=None),
     )
+
+
+def replacements(case: Case) -> list[Op]:
+    """What was said in the fault window of replicas that replace lost ones: not of those of a victim, nor of those that
+    stood before."""
+    edges, homes = case.edges, {(p.cluster, p.replica) for p in case.run.header.fleet.placements}
+    if edges.injected is None:
+        return []
+    return [
+        op
+        for op in case.run.history.events
+        if edges.injected <= stamp_ns(op) < edges.fault_end
+        and op.cluster not in edges.victims
+        and (op.cluster, op.replica) not in homes
+    ]
 
 
 def blind_s(case: Case, source: str) -> float | None:

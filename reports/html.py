@@ -41,6 +41,7 @@ def render(run: Run, result: Result, drill_text: str, history_sha256: str = "") 
         "result": result,
         "validity": result.validity,
         "load": case.load,
+        "case": case,
         "started": timeline.wall_clock(run, header.anchor.monotonic_ns, "%Y-%m-%dT%H:%M:%SZ"),
         "command": shlex.join(header.command_line),
         "history_sha256": history_sha256,

@@ -11,9 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from assertions.case import Case
+from assertions.phases import replacements as replacements_of
+from assertions.phases import stamp_ns
 from assertions.result import Result
 from assertions.scopes import Load
-from history.op import NEVER
+from history.op import NEVER, REPLICA_CREATED, REPLICA_READY, REPLICA_SCHEDULED, REPLICA_STARTED, REPLICA_WEIGHTS
 from reports.metrics import Line
 from reports.series import Bins, Shares, quantile
 from reports.words import NONE, milliseconds, number, one_line, percent, seconds
@@ -21,6 +24,15 @@ from reports.words import NONE, milliseconds, number, one_line, percent, seconds
 MAX_BIN_ROWS = 60
 MAX_ERRORS = 20
 MAX_SLOWEST = 10
+MAX_REPLACEMENTS = 60
+SAID = {
+    REPLICA_CREATED: "created",
+    REPLICA_SCHEDULED: "scheduled",
+    REPLICA_STARTED: "started",
+    REPLICA_WEIGHTS: "weights",
+    REPLICA_READY: "ready",
+}
+"""What a cluster says of a replica on its way, in its natural order."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +147,32 @@ def steady_state(load: Load, result: Result) -> Table:
             )
         )
     return Table(("window", "when", "rate", "good", "p50", "p95", "p99"), tuple(rows), text_columns=2)
+
+
+def replacements(case: Case) -> Table:
+    """Each replica that replaced a lost one: seconds from the injection call to what its cluster said of it first."""
+    said: dict[tuple[str, str], dict[str, float]] = {}
+    model, node = dict[tuple[str, str], str](), dict[tuple[str, str], str]()
+    for op in sorted(replacements_of(case), key=stamp_ns):
+        if op.kind in SAID:
+            one = op.cluster, op.replica
+            said.setdefault(one, {}).setdefault(op.kind, case.edges.since(stamp_ns(op)))
+            model[one], node[one] = op.model, op.node or node.get(one, "")
+    soonest = sorted(said, key=lambda one: (max(said[one].values()), one))
+    cells = [
+        (
+            one_line(model[one], 80),
+            one_line(one[1], 80),
+            one_line(node[one] or one[0], 60),
+            *(seconds(said[one].get(kind)) for kind in SAID),
+        )
+        for one in soonest[:MAX_REPLACEMENTS]
+    ]
+    note = "Each as it was heard first. That a replica was started may be said late (a kubelet looks once a second), "
+    note += "and so after its weights are there."
+    left = len(soonest) - len(cells)
+    note += f" {left:,} more are left out here." if left else ""
+    return Table(("model", "replica", "node", *SAID.values()), tuple(cells), note, text_columns=3)
 
 
 def _number(value: float) -> float | None:

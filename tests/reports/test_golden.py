@@ -8,7 +8,13 @@ import re
 import shutil
 from pathlib import Path
 
+from assertions.case import Case
 from drills.engine.commands.main import main
+from history.clock import NS_PER_S
+from history.op import FAULT_INJECT
+from history.reader import read_run
+from reports import tables
+from reports.words import seconds
 from tests.reports.golden import GOLDEN
 
 ADVICE = "if this change is meant, run `make golden`, read the difference, and commit it"
@@ -40,3 +46,22 @@ def test_it_is_a_real_run_that_lost_something() -> None:
     assert lost is not None
     assert int(lost[1]) > 0
     assert int(lost[2]) > 500
+
+
+def test_its_replacements_stand_each_with_what_was_said_of_it() -> None:
+    """Only what was placed anew, on clusters that live, in the order in which they were done."""
+    run = read_run(GOLDEN)
+    table = tables.replacements(Case.of(run))
+    assert table.head == ("model", "replica", "node", "created", "scheduled", "started", "weights", "ready")
+    victims, homes = {"cobalt"}, {(p.cluster, p.replica) for p in run.header.fleet.placements}
+    lost = sorted(p.model for p in run.header.fleet.placements if p.cluster in victims)
+    assert sorted(row[0] for row in table.rows) == lost
+    assert all(row[2].split("-")[0] not in victims for row in table.rows)
+    assert not {row[1] for row in table.rows} & {replica for _, replica in homes}
+    zero = min(op.t_intended for op in run.history.of_kind(FAULT_INJECT))
+    for _, replica, _, *said in table.rows:
+        heard = [op for op in run.history.of_kind(*tables.SAID) if op.replica == replica]
+        first = {op.kind: (op.t_done - zero) / NS_PER_S for op in reversed(heard)}
+        assert said == [seconds(first[kind]) for kind in tables.SAID]
+    ready = [float(row[-1].split()[0]) for row in table.rows]
+    assert ready == sorted(ready)
