@@ -25,6 +25,7 @@ import psutil
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from fleet.environments.kind.kubernetes.pods import epoch
+from fleet.environments.kind.offline.docker import next_step
 from fleet.environments.kind.topology import MARKER_DIR, NETWORK
 from history.errors import FaultError, FleetError
 
@@ -85,6 +86,8 @@ def docker(*words: str, timeout_s: float = CALL_S) -> str:
         ) from error
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines()
+        if said and "connect to the docker" in said[-1].lower():  # none runs, or this user may not ask it
+            raise FleetError(f"no Docker engine answers: {said[-1]}", hint=next_step(said[-1]))
         raise FleetError(
             f"docker {' '.join(words[:3])}: {said[-1] if said else 'no reason given'}", hint="blackstart doctor"
         )

@@ -281,3 +281,23 @@ def test_a_fleet_with_more_replicas_than_it_declares_is_not_whole() -> None:
 
     assert lacks() == ""
     assert lacks({**rows[-1], "name": "curie-1-s7"}) == "curie 2 for 1"
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ("Cannot connect to the Docker daemon at unix:///d.sock. Is the docker daemon running?", "make docker-engine"),
+        ("permission denied while trying to connect to the Docker daemon socket at unix:///d.sock", "usermod"),
+    ],
+)
+def test_any_call_of_docker_says_in_the_same_words_that_no_engine_answers(
+    said: str, advice: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    client = tmp_path / "docker"
+    client.write_text(f"#!/bin/sh\necho '{said}' >&2; exit 1\n")
+    client.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(FleetError, match="no Docker engine answers: ") as error:
+        containers.docker("ps", "--all")
+    assert said in error.value.message
+    assert advice in error.value.hint
