@@ -94,8 +94,8 @@ def bare(spec: FleetSpec, supplies: Supplies) -> float:
 
 def idle() -> tuple[float, float]:
     """Cores that all processes used, and GiB in use, over a while in which nobody asks for anything. The kernel's own
-    total (/proc/stat) looks who runs at each tick, and so misses about half of what wakes and sleeps again in between;
-    a process's own account does not."""
+    total (/proc/stat) looks who runs at each tick, and so misses much of what wakes and sleeps again in between. Not
+    counted here: who ended meanwhile, and the kernel outside its processes."""
     before, began = processor_s(), time.monotonic()
     time.sleep(IDLE_FOR_S)
     now, took_s = processor_s(), time.monotonic() - began

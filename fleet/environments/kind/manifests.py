@@ -83,7 +83,7 @@ CGROUPS_V1_CONTAINERD: Final = """\
 """With cgroup v1, kubelet and runtime write cgroups themselves. Where they ask systemd, they still make the one of the
 devices, and when systemd tidies that hierarchy up at the same moment (a node that boots starts all its pods at once),
 the kubelet's journal says "failed to ensure that the pod: ... cgroups exist", and it leaves that pod alone for its
-``backOffPeriod`` of 10 s, and up to half as much again (pkg/kubelet/kubelet.go)."""
+``backOffPeriod`` of 10 s, and up to half as much again (kubelet.go, pod_workers.go)."""
 NODE_CONF: Final = "node.conf"
 SYSTEMD_CONF: Final = "/etc/systemd/system.conf.d/blackstart.conf"
 NODE_CONF_TEXT: Final = "[Manager]\nTimerSlackNSec=4ms\nDefaultEnvironment=GOMAXPROCS=1 GOGC=300\n"

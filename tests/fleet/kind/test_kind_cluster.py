@@ -72,6 +72,12 @@ def test_it_has_every_control(cobalt: KindCluster, folder: Folder) -> None:
     assert isinstance(KindFleet(fleets.three_clusters(), folder=folder), StoreControl)
 
 
+def test_the_allocator_of_a_fleet_that_was_up_is_heard_from_the_watch_on(folder: Folder, tmp_path: Path) -> None:
+    """It lists all that it did in runs before; one that this run makes has done nothing else."""
+    assert KindFleet(fleets.three_clusters(), folder=folder).controller._found_up
+    assert not KindFleet(fleets.three_clusters(), folder=Folder(tmp_path / "none")).controller._found_up
+
+
 def test_power_loss_kills_all_containers_in_one_call(
     cobalt: KindCluster, fake: FakeDocker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
