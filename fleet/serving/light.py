@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, urlsplit
 import msgspec
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from fleet.serving.process import BACKLOG, KEEP_ALIVE_S, MAX_BODY_BYTES, SHUTDOWN_S, cannot_listen
+from fleet.serving.process import BACKLOG, KEEP_ALIVE_S, MAX_BODY_BYTES, SHUTDOWN_S, cannot_listen, stop_accepting
 
 CONNECT_S: Final = 1.0
 MOST_WAITING: Final = 4
@@ -132,6 +132,7 @@ class Service:
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
+            await stop_accepting(*server.sockets)
             server.close()
             for idle in [one for one in self.connections if one.task is None]:
                 idle.transport.close()

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -56,6 +57,20 @@ def serve_until_told(
             log.info("ended")
 
     asyncio.run(until_told())
+
+
+async def stop_accepting(*listeners: socket.socket) -> None:
+    """Nothing is accepted any more, and what was has reached its protocol: now the server can close.
+
+    asyncio makes a connection's transport one turn of the loop after it accepted it, and tells the protocol in the
+    turn after that. A server closed in between forgets the connection (CPython 3.11: ``Server._attach`` raises once the
+    server is closed), which then stays open with nobody behind it until the process ends.
+    """
+    loop = asyncio.get_running_loop()
+    for listener in listeners:
+        loop.remove_reader(listener.fileno())
+    for _turn in range(3):
+        await asyncio.sleep(0)
 
 
 def cannot_listen(host: str, port: int, error: OSError) -> FleetError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from fleet.serving.events import EventLog
-from fleet.serving.process import token_headers
+from fleet.serving.process import stop_accepting, token_headers
 from fleet.serving.serve import token_guard
 from fleet.serving.server import ModelServer
 from fleet.serving.weights import Manifest, make_weights
@@ -24,6 +25,18 @@ from tests.fleet.serving.allocator_stage import Stage
 
 TOKEN = "token-of-this-run"
 """What the laboratory's session sends and its stubs demand, as in a run."""
+
+
+class Served(TestServer):
+    """A test server that has said good-bye to every connection when it is closed, also to one just accepted."""
+
+    listener: socket.socket
+
+    async def close(self) -> None:
+        """Idempotent."""
+        if not self.closed:
+            await stop_accepting(self.listener)
+        await super().close()
 
 
 class Lab:
@@ -41,9 +54,11 @@ class Lab:
     async def __aexit__(self, *exc: object) -> None:
         await self._stack.__aexit__(None, None, None)
 
-    async def serve(self, app: web.Application, port: int | None = None) -> TestServer:
+    async def serve(self, app: web.Application, port: int | None = None) -> Served:
         """The app on a port of its own (or a given one)."""
-        server = TestServer(app, host="127.0.0.1", port=port)
+        listener = socket.create_server(("127.0.0.1", port or 0))
+        server = Served(app, host="127.0.0.1", port=port, socket_factory=lambda *_: listener)
+        server.listener = listener
         await server.start_server(shutdown_timeout=0.1)
         self._stack.push_async_callback(server.close)
         return server
@@ -96,7 +111,7 @@ class ControlPlane:
         self.calls: list[tuple[str, str]] = []
         self._lab = lab
         self._port: int | None = None
-        self._server: TestServer | None = None
+        self._server: Served | None = None
         self._fresh()
 
     def _fresh(self) -> None:

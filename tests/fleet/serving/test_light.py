@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
@@ -298,6 +300,21 @@ def test_at_the_end_idle_connections_close_at_once_and_nobody_is_served_on_them(
     idle, busy = asyncio.run(go())
     assert idle == b""
     assert [status for status, _ in answers(busy)] == [200]
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_at_the_end_a_connection_just_accepted_closes_too(turns: int) -> None:
+    async def go() -> socket.socket:
+        async with Stage().service.listening(HOST, 0) as port:
+            client = socket.create_connection((HOST, port))
+            for _turn in range(turns):
+                await asyncio.sleep(0)
+        return client
+
+    with asyncio.run(go()) as client:
+        client.settimeout(5.0)
+        with contextlib.suppress(ConnectionResetError):  # it had not been accepted yet
+            assert client.recv(1) == b""
 
 
 def test_a_head_without_end_is_refused(monkeypatch: Any) -> None:
