@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from statistics import median
 
 import numpy as np
 
@@ -18,7 +17,7 @@ from assertions.measure import Answer, checked
 from assertions.phases import stamp_ns
 from assertions.result import Check, FaultResult, Seen
 from history import op as kinds
-from history.clock import NS_PER_MS, NS_PER_S
+from history.clock import NS_PER_MS
 from history.op import Op
 from history.reader import Requests
 from history.records import FaultMark, Signal
@@ -148,14 +147,19 @@ def _probed(case: Case) -> Answer:
     return all(ok for ok, _ in found), "; ".join(text for _, text in found)
 
 
-def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
+def _during(case: Case, hit: _Hit) -> tuple[Requests, int]:
+    """The probes of a victim from its verified fault until its heal began, and that moment."""
     start = hit.op.t_intended if hit.verified_op is None else stamp_ns(hit.verified_op)
     end = case.edges.stop if hit.heal is None else hit.heal.t_intended
     stages = case.run.history.of_kind(kinds.RESTORE_STAGE)  # some let parts of the victim run before it is back
     set_up = [op.t_intended for op in stages if op.detail.get("does") == "set up" and op.t_intended >= start]
     end = min([end, *set_up])
+    return _probes(case, hit.op.cluster, start, end), end
+
+
+def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
     before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
-    during = _probes(case, hit.op.cluster, start, end)
+    during, end = _during(case, hit)
     planes = (kinds.PROBE_API,) if hit.mark.signature == API_GONE else (kinds.PROBE_API, kinds.PROBE_DATA)
     ok, said = False, list[str]()
     for plane in planes:
@@ -173,19 +177,10 @@ def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
         ok = sound and hidden and (ok or not said)
         name = plane.removeprefix("probe.")
         before_and_during = f"answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during"
-        said.append(f"{name} {before_and_during}{_how(down)}")
+        ways = sorted(_seen(down), key=lambda way: -way.count)
+        how = "; ".join(f"{way.error} {way.count:,} times after {way.median_ms / 1e3:.1f} s" for way in ways)
+        said.append(f"{name} {before_and_during}{f' ({how})' if how else ''}")
     return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
-
-
-def _how(down: Requests) -> str:
-    """What a client saw of a fault, the most frequent first: how often, and after how long (the median)."""
-    took_s: dict[str, list[float]] = {}
-    for row in np.flatnonzero(down.outcome.where("fail")):
-        seconds = (int(down.t_done[row]) - int(down.t_intended[row])) / NS_PER_S
-        took_s.setdefault(down.error[int(row)] or "no error named", []).append(seconds)
-    ways = sorted(took_s.items(), key=lambda way: -len(way[1]))
-    texts = [f"{error} {len(seconds):,} times after {median(seconds):.1f} s" for error, seconds in ways]
-    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _stages(case: Case) -> Answer:
@@ -250,7 +245,6 @@ CHECKS: tuple[tuple[str, Callable[[Case], Answer]], ...] = (
 
 def _fault(case: Case, hit: _Hit) -> FaultResult:
     seconds, back = case.edges.seconds, [op for op in hit.healed if op.outcome == "ok"]
-    end = case.edges.stop if hit.heal is None else hit.heal.t_intended
     return FaultResult(
         kind=hit.mark.kind,
         cluster=hit.op.cluster,
@@ -260,11 +254,12 @@ def _fault(case: Case, hit: _Hit) -> FaultResult:
         heal_s=None if hit.heal is None else seconds(hit.heal.t_intended),
         healed_s=seconds(stamp_ns(back[0])) if back else None,
         signals=tuple(signal for op in hit.verified[:1] for signal in _signals(op)),
-        seen=_seen(_probes(case, hit.op.cluster, hit.op.t_intended, end)),
+        seen=_seen(_during(case, hit)[0]),
     )
 
 
 def _seen(probes: Requests) -> tuple[Seen, ...]:
+    """How those that failed did: how often, and after how long."""
     failed = probes.take(probes.outcome.where("fail"))
     keys = sorted({(failed.kind[i], failed.error[i]) for i in range(len(failed))})
     found = []
@@ -273,5 +268,5 @@ def _seen(probes: Requests) -> tuple[Seen, ...]:
         took = (rows.t_done - np.where(rows.t_sent >= 0, rows.t_sent, rows.t_intended)) / NS_PER_MS
         took = took[rows.t_done >= 0]
         plane = kind.removeprefix("probe.")
-        found.append(Seen(plane, error, len(rows), float(np.median(took)) if len(took) else 0.0))
+        found.append(Seen(plane, error or "no error named", len(rows), float(np.median(took)) if len(took) else 0.0))
     return tuple(found)

@@ -83,7 +83,10 @@ class WindowSpan:
 
 @dataclass(frozen=True)
 class Seen:
-    """What the cluster prober saw of the victim during the fault: how a plane failed, how often, after how long."""
+    """How a plane of the victim failed for the cluster prober, from the verified fault until its restore.
+
+    ``median_ms``: how long such a probe took.
+    """
 
     plane: str
     error: str
