@@ -94,6 +94,9 @@ def show(console: Console, plan: Plan) -> None:
             + ("every model fits." if forecast.fits else "NOT every model fits.")
         )
         console.print(forecast_table(forecast))
+        console.print(
+            "  Loaded: weights alone, shared fairly; noticing the loss, deciding and starting come on top.", style="dim"
+        )
     if plan.expectation.verdict != "pass" or not plan.refusals:
         console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
     if plan.refusals:
