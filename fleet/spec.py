@@ -195,7 +195,8 @@ class Switches:
 
     def to_facts(self) -> tuple[tuple[str, str], ...]:
         """(name, value) of every switch, for the run's header."""
-        return tuple((f.name, str(getattr(self, f.name))) for f in fields(self))
+        values = {f.name: getattr(self, f.name) for f in fields(self)} | {"locked": ", ".join(self.locked) or "none"}
+        return tuple((name, str(value)) for name, value in values.items())
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,24 @@ def test_nothing_is_wider_than_the_window(browser: Any, sample: ModuleType, tmp_
     assert outside == []
 
 
+@pytest.mark.parametrize("width", [380, 1280])
+def test_in_a_table_too_wide_names_stay_whole_and_stay_in_view(
+    browser: Any, sample: ModuleType, tmp_path: Path, width: int
+) -> None:
+    made = sample.build()
+    data = html.render(made.run, made.result, made.drill_text)
+    opened = open_page(browser, tmp_path / "report.html", data, viewport={"width": width, "height": 800})
+    page = opened.page
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    phases = page.get_by_role("region", name="Phases by model")
+    assert phases.evaluate("one => one.scrollWidth > one.clientWidth")
+    lines = "one => one.clientHeight / parseFloat(getComputedStyle(one).lineHeight)"
+    names = phases.locator("td:first-child .text").all()
+    assert {round(name.evaluate(lines)) for name in names} == {1}
+    phases.evaluate("one => one.scrollLeft = one.scrollWidth")
+    assert names[0].bounding_box()["x"] >= phases.bounding_box()["x"]
+
+
 def test_a_wholly_hostile_run_runs_nowhere(browser: Any, sample: ModuleType, tmp_path: Path) -> None:
     evil = sample.poisoned()
     opened = open_page(browser, tmp_path / "report.html", html.render(evil.run, evil.result, evil.drill_text))
