@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import numpy as np
 
@@ -30,6 +31,7 @@ API_GONE = "api-gone"
 """The signature of faults that spare the data plane."""
 PROBES, WELL, DARK = 3, 0.9, 0.95
 """Of at least so many probes of a plane, this share must be answered before a fault and must fail during it."""
+WAITING = "still waiting when it began to come back"
 _FOREVER_NS = 10**15
 
 
@@ -138,7 +140,7 @@ def _probes(case: Case, cluster: str, start_ns: int, end_ns: int) -> Requests:
 
 
 def _probed(case: Case) -> Answer:
-    """Each victim answered before, and nearly nothing of it from the verified effect to the heal."""
+    """Each victim answered before, and nearly nothing of it from the verified effect until its heal began."""
     hits = [hit for hit in _hits(case) if hit.op.cluster in case.edges.victims]
     if not hits:
         nobody = not any(mark.cluster for mark in case.run.header.faults)
@@ -147,19 +149,19 @@ def _probed(case: Case) -> Answer:
     return all(ok for ok, _ in found), "; ".join(text for _, text in found)
 
 
-def _during(case: Case, hit: _Hit) -> tuple[Requests, int]:
-    """The probes of a victim from its verified fault until its heal began, and that moment."""
-    start = hit.op.t_intended if hit.verified_op is None else stamp_ns(hit.verified_op)
+def _end_ns(case: Case, hit: _Hit) -> int:
+    """When its heal began, or the stage before it that set parts of it up; the load's stop where neither did."""
     end = case.edges.stop if hit.heal is None else hit.heal.t_intended
-    stages = case.run.history.of_kind(kinds.RESTORE_STAGE)  # some let parts of the victim run before it is back
-    set_up = [op.t_intended for op in stages if op.detail.get("does") == "set up" and op.t_intended >= start]
-    end = min([end, *set_up])
-    return _probes(case, hit.op.cluster, start, end), end
+    since = hit.op.t_intended
+    own = [op for op in case.run.history.of_kind(kinds.RESTORE_STAGE) if op.cluster == hit.op.cluster]
+    set_up = [op.t_intended for op in own if op.detail.get("does") == "set up" and op.t_intended >= since]
+    return min([end, *set_up])
 
 
 def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
+    start, end = hit.op.t_intended if hit.verified_op is None else stamp_ns(hit.verified_op), _end_ns(case, hit)
     before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
-    during, end = _during(case, hit)
+    during = _probes(case, hit.op.cluster, start, end)
     planes = (kinds.PROBE_API,) if hit.mark.signature == API_GONE else (kinds.PROBE_API, kinds.PROBE_DATA)
     ok, said = False, list[str]()
     for plane in planes:
@@ -176,10 +178,7 @@ def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
             hidden = len(down) >= PROBES and dark <= (1 - WELL) * len(down)
         ok = sound and hidden and (ok or not said)
         name = plane.removeprefix("probe.")
-        before_and_during = f"answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during"
-        ways = sorted(_seen(down), key=lambda way: -way.count)
-        how = "; ".join(f"{way.error} {way.count:,} times after {way.median_ms / 1e3:.1f} s" for way in ways)
-        said.append(f"{name} {before_and_during}{f' ({how})' if how else ''}")
+        said.append(f"{name} answered {good:,} of {len(well):,} before and failed {dark:,} of {len(down):,} during")
     return ok, f"{hit.op.cluster}: {', '.join(said) or 'no probe was recorded'}"
 
 
@@ -254,19 +253,18 @@ def _fault(case: Case, hit: _Hit) -> FaultResult:
         heal_s=None if hit.heal is None else seconds(hit.heal.t_intended),
         healed_s=seconds(stamp_ns(back[0])) if back else None,
         signals=tuple(signal for op in hit.verified[:1] for signal in _signals(op)),
-        seen=_seen(_during(case, hit)[0]),
+        seen=_seen(case, hit),
     )
 
 
-def _seen(probes: Requests) -> tuple[Seen, ...]:
-    """How those that failed did: how often, and after how long."""
-    failed = probes.take(probes.outcome.where("fail"))
-    keys = sorted({(failed.kind[i], failed.error[i]) for i in range(len(failed))})
-    found = []
-    for kind, error in keys:
-        rows = failed.take(failed.kind.where(kind) & failed.error.where(error))
-        took = (rows.t_done - np.where(rows.t_sent >= 0, rows.t_sent, rows.t_intended)) / NS_PER_MS
-        took = took[rows.t_done >= 0]
-        plane = kind.removeprefix("probe.")
-        found.append(Seen(plane, error or "no error named", len(rows), float(np.median(took)) if len(took) else 0.0))
-    return tuple(found)
+def _seen(case: Case, hit: _Hit) -> tuple[Seen, ...]:
+    end = _end_ns(case, hit)
+    probes = _probes(case, hit.op.cluster, hit.op.t_intended, end)
+    waiting = probes.t_done >= end  # what a cluster says that comes back, the fault did not
+    took_ms: dict[tuple[str, str], list[float]] = {}
+    for row in np.flatnonzero((probes.outcome.where("fail") & (probes.t_done >= 0)) | waiting):
+        way = WAITING if waiting[row] else probes.error[int(row)] or "no error named"
+        sent = probes.t_sent[row] if probes.t_sent[row] >= 0 else probes.t_intended[row]
+        took = took_ms.setdefault((probes.kind[int(row)].removeprefix("probe."), way), [])
+        took.append(float(min(probes.t_done[row], end) - sent) / NS_PER_MS)
+    return tuple(Seen(*way, len(each), median(each)) for way, each in sorted(took_ms.items()))

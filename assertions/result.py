@@ -83,9 +83,9 @@ class WindowSpan:
 
 @dataclass(frozen=True)
 class Seen:
-    """How a plane of the victim failed for the cluster prober, from the verified fault until its restore.
+    """One way in which a plane of the victim failed for the cluster prober, from the injection until its heal began.
 
-    ``median_ms``: how long such a probe took.
+    ``median_ms``: how long after such a probe was sent it failed, or how long it had waited when the heal began.
     """
 
     plane: str

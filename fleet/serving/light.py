@@ -132,8 +132,10 @@ class Service:
         try:
             yield server.sockets[0].getsockname()[1]
         finally:
-            await stop_accepting(*server.sockets)
-            server.close()
+            try:
+                await stop_accepting(*server.sockets)
+            finally:
+                server.close()
             for idle in [one for one in self.connections if one.task is None]:
                 idle.transport.close()
             running = [one.task for one in self.connections if one.task is not None]

@@ -63,13 +63,13 @@ async def stop_accepting(*listeners: socket.socket) -> None:
     """Nothing is accepted any more, and what was has reached its protocol: now the server can close.
 
     asyncio makes a connection's transport one turn of the loop after it accepted it, and tells the protocol in the
-    turn after that. A server closed in between forgets the connection (CPython 3.11: ``Server._attach`` raises once the
-    server is closed), which then stays open with nobody behind it until the process ends.
+    turn after that. A server closed within the first forgets the connection (CPython 3.11: ``Server._attach`` raises
+    once it is closed), one closed within the second cannot yet say good-bye to it: open, and nobody behind it.
     """
     loop = asyncio.get_running_loop()
     for listener in listeners:
         loop.remove_reader(listener.fileno())
-    for _turn in range(3):
+    for _turn in range(2):
         await asyncio.sleep(0)
 
 

@@ -185,6 +185,7 @@ def test_plan_shows_targets_holds_and_forecast(capsys: pytest.CaptureFixture[str
         "must survive",
         "every model fits",
         "ft-davinci",
+        "loaded after: if downloads share",
         "299",
         "29",
     ):

@@ -231,3 +231,9 @@ def test_the_commented_example_is_a_sound_fleet() -> None:
     spec = FleetSpec.from_toml(Path(__file__).parents[2] / "docs" / "fleet.toml")
     assert spec.problems() == ()
     assert [cluster.name for cluster in spec.clusters] == ["amber", "cobalt", "jade"]
+
+
+def test_a_run_s_header_tells_every_switch() -> None:
+    told = dict(Switches().to_facts())
+    assert (told["locked"], told["reaction"], told["peer_fetch"]) == ("none", "automatic", "False")
+    assert dict(Switches(locked=("amber", "jade")).to_facts())["locked"] == "amber, jade"

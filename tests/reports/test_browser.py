@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -156,12 +156,13 @@ def test_nothing_is_wider_than_the_window(browser: Any, sample: ModuleType, tmp_
     assert outside == []
 
 
-@pytest.mark.parametrize("width", [380, 1280])
+@pytest.mark.parametrize("width", [380, 1280, 1920])
 def test_in_a_table_too_wide_names_stay_whole_and_stay_in_view(
     browser: Any, sample: ModuleType, tmp_path: Path, width: int
 ) -> None:
     made = sample.build()
-    data = html.render(made.run, made.result, made.drill_text)
+    talkative = [replace(row, reason="no node has room " * 9) for row in made.result.forecast]
+    data = html.render(made.run, replace(made.result, forecast=tuple(talkative)), made.drill_text)
     opened = open_page(browser, tmp_path / "report.html", data, viewport={"width": width, "height": 800})
     page = opened.page
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -170,6 +171,9 @@ def test_in_a_table_too_wide_names_stay_whole_and_stay_in_view(
     lines = "one => one.clientHeight / parseFloat(getComputedStyle(one).lineHeight)"
     names = phases.locator("td:first-child .text").all()
     assert {round(name.evaluate(lines)) for name in names} == {1}
+    beyond = "one => one.getBoundingClientRect().right > one.parentNode.getBoundingClientRect().right"
+    texts = f"all => all.filter({beyond}).map(one => one.textContent)"
+    assert page.locator("td .text").evaluate_all(texts) == []
     phases.evaluate("one => one.scrollLeft = one.scrollWidth")
     assert names[0].bounding_box()["x"] >= phases.bounding_box()["x"]
 

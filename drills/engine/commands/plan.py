@@ -22,6 +22,8 @@ from history.records import AT_LEAST, Forecast, ModelForecast, ObjectiveSpec
 
 SHOWN = 4
 
+LOADED = "loaded after: if downloads share store and links fairly; without noticing the loss, deciding and starting"
+
 
 @click.command("plan")
 @planning
@@ -94,9 +96,8 @@ def show(console: Console, plan: Plan) -> None:
             + ("every model fits." if forecast.fits else "NOT every model fits.")
         )
         console.print(forecast_table(forecast))
-        console.print(
-            "  Loaded: weights alone, shared fairly; noticing the loss, deciding and starting come on top.", style="dim"
-        )
+        if any(model.reload_s is not None for model in forecast.models):
+            console.print(f"  {LOADED}", style="dim")
     if plan.expectation.verdict != "pass" or not plan.refusals:
         console.print(Text.assemble(("\nExpected verdict: ", "bold"), plan.expectation.text))
     if plan.refusals:
@@ -148,7 +149,7 @@ def limit(spec: ObjectiveSpec) -> str:
 
 
 def forecast_table(forecast: Forecast) -> Table:
-    """What each model loses, whether it fits, and the least time that its bytes need."""
+    """What each model loses, whether it fits, and when its bytes are there (``LOADED``)."""
     return table_of(
         *("model", "replicas lost", "placeable", "fits", "where", "bytes to load", "loaded after", "why not"),
         rows=[

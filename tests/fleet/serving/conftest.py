@@ -34,7 +34,7 @@ class Served(TestServer):
 
     async def close(self) -> None:
         """Idempotent."""
-        if not self.closed:
+        if self.listener.fileno() >= 0:
             await stop_accepting(self.listener)
         await super().close()
 
@@ -59,6 +59,7 @@ class Lab:
         listener = socket.create_server(("127.0.0.1", port or 0))
         server = Served(app, host="127.0.0.1", port=port, socket_factory=lambda *_: listener)
         server.listener = listener
+        self._stack.callback(listener.close)
         await server.start_server(shutdown_timeout=0.1)
         self._stack.push_async_callback(server.close)
         return server
