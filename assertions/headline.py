@@ -64,7 +64,8 @@ def headline(
     marks = case.run.header.faults
     if marks and all(mark.noop for mark in marks):
         return f"Nothing happened: {deed}."
-    told = f"{deed}{_recovery_in_words(fleet, models, case.edges.seconds(case.edges.fault_end))}"
+    observed_s = case.edges.seconds(case.edges.fault_end)
+    told = f"{deed}{_recovery_in_words(fleet, models, observed_s, result)}"
     return f"{told} The measurement does not count: {_cause(broken[0])}." if broken else told
 
 
@@ -83,18 +84,21 @@ def _deed(case: Case) -> str:
     return f"{' and '.join(dict.fromkeys(deeds))} {at}"
 
 
-def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery], observed_s: float) -> str:
+def _recovery_in_words(
+    fleet: ModelRecovery, models: dict[str, ModelRecovery], observed_s: float, verdict: Verdict
+) -> str:
     hit = {name: m for name, m in models.items() if not m.unaffected and m.sent}
     if not hit and fleet.unaffected:
         return "; no request failed."
     back = None if fleet.service_back_s is None else fleet.service_back_s[1]
-    served = "the fleet never stopped serving" if fleet.unaffected else "the fleet was not seen to serve again"
+    seen = "proven" if verdict == "unknown" else "seen"
+    served = "the fleet never stopped serving" if fleet.unaffected else f"the fleet was not {seen} to serve again"
     if back is not None:
         served = f"the fleet served again after {_s(back)}"
     lost = {name: m for name, m in hit.items() if m.recovered_s is None or m.recovered_s[1] is None}
     fell = {name: m for name, m in hit.items() if m.relapsed}
     if lost:
-        return f"; {served}. {_did_not(lost, observed_s)}"
+        return f"; {served}. {_did_not(lost, observed_s, verdict)}"
     ends = {name: m.recovered_s[1] for name, m in hit.items() if m.recovered_s and m.recovered_s[1] is not None}
     if not ends:
         return f"; {served} and stayed there."
@@ -106,9 +110,10 @@ def _recovery_in_words(fleet: ModelRecovery, models: dict[str, ModelRecovery], o
     return f"; {served} and {recovered} and stayed so."
 
 
-def _did_not(lost: dict[str, ModelRecovery], observed_s: float) -> str:
+def _did_not(lost: dict[str, ModelRecovery], observed_s: float, verdict: Verdict) -> str:
     reasons = {name: m.unplaceable for name, m in lost.items() if m.unplaceable}
-    text = f"{_names(lost)} did not recover in the {_s(observed_s)} observed"
+    did_not = "could not be proven to recover" if verdict == "unknown" else "did not recover"
+    text = f"{_names(lost)} {did_not} in the {_s(observed_s)} observed"
     if reasons:
         text += ": " + "; ".join(f"{name} {why}" if len(lost) > 1 else why for name, why in reasons.items())
     return text.rstrip(".") + "."

@@ -154,7 +154,13 @@ def _weights(ground: _Ground) -> list[Chart]:
     moved = metrics.lines(found, "weight_bytes", "source", metrics.increase)
     moved = moved or metrics.lines(found, "store_bytes", "store", metrics.increase)
     gpus = metrics.lines(found, "gpus_allocated", "cluster", metrics.level)
-    bytes_chart = Chart("chart-bytes", "Weight bytes by source", findings.weights(found), None)
+    bytes_chart = Chart(
+        "chart-bytes",
+        "Weight bytes by source",
+        findings.weights(found),
+        None,
+        note="As Prometheus read it, once a second: that much later than they came. The phases above are exact.",
+    )
     hits_chart = Chart(
         "chart-hits",
         "Weight-cache hit ratio",
@@ -165,9 +171,9 @@ def _weights(ground: _Ground) -> list[Chart]:
     gpus_chart = Chart(
         "chart-gpus",
         "GPUs allocated by cluster",
-        findings.gpus(found),
+        findings.gpus(found, ground.case.edges.victims),
         None,
-        note="A line stops when its cluster no longer answers Prometheus.",
+        note=f"A line, also a dead cluster’s, goes on for {metrics.STALE_S:g} s after its last answer to Prometheus.",
     )
     scaled = [(name, x, y / 1e6) for name, x, y in moved]
     hits, asked = metrics.hit_ratio(found), "weight-cache requests while this run lasted"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from assertions.result import ModelRecovery, ObjectiveResult, Result
+from assertions.result import ModelRecovery, ObjectiveResult, Result, Verdict
 from history.records import RunHeader
 from reports.words import count, interval, limit_seconds, listed, one_line, percent
 
@@ -31,7 +31,7 @@ def victims_of(result: Result) -> str:
 
 
 def recovered_of(result: Result) -> str:
-    """ "recovered in 6.41 s of 10 s", "not recovered within 60 s", "nothing broke"."""
+    """ "recovered in 6.41 s of 10 s", "not recovered after 60.0 s", "recovery not proven, last failure at 3.93 s"."""
     objective = objective_of(result, "recovered")
     if objective is None and (worst := _worst_recovered(result)) is not None:
         return worst
@@ -43,10 +43,15 @@ def recovered_of(result: Result) -> str:
         return "recovery not measured"
     low, high = fleet.recovered_s
     if high is None:
-        return f"not recovered after {interval((low, low))}" + (
-            f", limit {limit_seconds(objective.limit)}" if objective else ""
-        )
+        told = _open_end(objective.verdict if objective else result.verdict, low)
+        return told + (f", limit {limit_seconds(objective.limit)}" if objective else "")
     return f"recovered in {interval((high, high))}{limit}"
+
+
+def _open_end(verdict: Verdict, low_s: float) -> str:
+    if verdict == "unknown":
+        return f"recovery not proven, last failure at {interval((low_s, low_s))}"
+    return f"not recovered after {interval((low_s, low_s))}"
 
 
 def _worst_recovered(result: Result) -> str | None:
@@ -63,7 +68,7 @@ def _worst_recovered(result: Result) -> str | None:
     low, high = worst.bounds or (0.0, None)
     scope, limit = one_line(worst.scope, 40), limit_seconds(worst.limit)
     if high is None:
-        return f"{scope} not recovered after {interval((low, low))}, limit {limit}"
+        return f"{scope} {_open_end(worst.verdict, low)}, limit {limit}"
     return f"{scope} recovered last, in {interval((high, high))} of {limit}"
 
 

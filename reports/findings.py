@@ -122,15 +122,18 @@ def cache(found: Found) -> str:
     return f"The nodes’ own caches answered {' and '.join(told)}."
 
 
-def gpus(found: Found) -> str:
-    """GPUs allocated before the injection, at the lowest point after it, and at the end."""
+def gpus(found: Found, victims: Sequence[str]) -> str:
+    """GPUs that the survivors have allocated: before the injection, at most after it, and at the end."""
     series = found.get("gpus_allocated", ())
     if not series:
         return "Prometheus recorded no allocated GPUs."
     grid = metrics.grid_of(series)
-    total: metrics.Floats = np.nansum(np.array([metrics.level(s, grid) for s in series]), axis=0)
+    survivors = [s for s in series if s.labels.get("cluster") not in victims]
+    if not survivors:
+        return "Prometheus recorded no allocated GPUs of survivors."
+    total: metrics.Floats = np.nansum(np.array([metrics.level(s, grid) for s in survivors]), axis=0)
     since = int(np.searchsorted(grid, 0.0, side="right"))
     before, after = total[:since], total[since:]
     start = f"{before[-1]:.0f} before the injection, " if len(before) else ""
-    low = f"{after.min():.0f} at the lowest after it, " if len(after) else ""
-    return f"GPUs allocated: {start}{low}{total[-1]:.0f} at the end."
+    most = f"{after.max():.0f} at most after it, " if len(after) else ""
+    return f"GPUs allocated by the survivors: {start}{most}{total[-1]:.0f} at the end."

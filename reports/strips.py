@@ -7,6 +7,7 @@ strips there are and what stands where; templates/strips.svg.j2 draws and escape
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -44,11 +45,15 @@ and then loads its weights; when it had started is not on the phase clock (a kub
 
 @dataclass(frozen=True)
 class Axis:
-    """The common time axis: 0 is the injection; ``marks`` are named instants drawn through every strip."""
+    """The common time axis: 0 is the injection; ``marks`` are named instants drawn through every strip.
+
+    ``seen_s``: the end of the fault window, beyond which nothing is known of users.
+    """
 
     end_s: float
     marks: tuple[tuple[str, float], ...] = ()
     time_scale: float = 1.0
+    seen_s: float = math.inf
 
     def x(self, t_s: float, width: int) -> float:
         """Pixels of an instant, clamped to the drawing."""
@@ -68,7 +73,7 @@ class Axis:
     def names(self, width: int) -> list[tuple[str, float, float]]:
         """(text, its left end, the mark) of each mark whose name has room beside those before it."""
         found, used = list[tuple[str, float, float]](), -1e9
-        for name, t in self.marks:
+        for name, t in sorted(self.marks, key=lambda mark: mark[1]):
             x, text = self.x(t, width), f"{name} {t:.3g} s"
             left = min(max(x - len(text) * _CHAR_PX / 2, 0), width - len(text) * _CHAR_PX)
             if left >= used:
@@ -127,7 +132,8 @@ def build(result: Result, limit_s: float | None, time_scale: float) -> Strips:
     ends = [w.end_s for w in result.windows if w.name == "fault"] or [w.end_s for w in result.windows] or [1.0]
     chosen, note = _choose(result)
     axis = axis_for([m for _, m, _ in chosen], limit_s, max(ends), heal_of(result), time_scale)
-    rows = [Row(shown := one_line(name, 60), m, heading, strip(shown, m, axis)) for name, m, heading in chosen]
+    open_ = result.verdict == "unknown"
+    rows = [Row(shown := one_line(name, 60), m, heading, strip(shown, m, axis, open_)) for name, m, heading in chosen]
     ruler = Drawing(_svg("ruler", axis, WIDE_PX), _svg("ruler", axis, NARROW_PX))
     return Strips(ruler, tuple(rows), note)
 
@@ -174,15 +180,15 @@ def axis_for(
     marks = [("limit", limit_s)] if limit_s else []
     if heal_s is not None and heal_s <= end:
         marks.append(("restore", heal_s))
-    return Axis(end, tuple(marks), time_scale)
+    return Axis(end, tuple(marks), time_scale, window_end_s)
 
 
-def strip(name: str, recovery: ModelRecovery, axis: Axis) -> Drawing:
-    """The strip of one model or class."""
+def strip(name: str, recovery: ModelRecovery, axis: Axis, is_open: bool = False) -> Drawing:
+    """The strip of one model or class. ``is_open``: without a proven recovery it is unknown, and not missed."""
 
     def drawn(width: int) -> Markup:
-        labels = _place(_labels(recovery, axis, width), width)
-        return _svg("strip", sentence(name, recovery), recovery, axis, width, _stages(recovery), labels)
+        labels = _place(_labels(recovery, axis, width, is_open), width)
+        return _svg("strip", sentence(name, recovery), recovery, axis, width, _stages(recovery), labels, is_open)
 
     return Drawing(drawn(WIDE_PX), drawn(NARROW_PX))
 
@@ -212,14 +218,14 @@ def _stages(recovery: ModelRecovery) -> list[tuple[str, str, float, float, Inter
     return found
 
 
-def _labels(recovery: ModelRecovery, axis: Axis, width: int) -> list[_Label]:
+def _labels(recovery: ModelRecovery, axis: Axis, width: int, is_open: bool) -> list[_Label]:
     """Texts for the marks, most important first."""
     found = []
     back, recovered, success_s = recovery.service_back_s, recovery.recovered_s, recovery.first_success_s
     if recovery.unaffected:
         found.append(_Label(unaffected_in_words(recovery), _PAD_PX))
     elif recovered is not None:
-        found.append(_interval_label("recovered", recovered, axis, width))
+        found.append(_interval_label("recovered", recovered, axis, width, is_open))
     elif back is None:
         said = "recovery not measured" if recovery.sent else "nothing was sent to it, so nothing is known"
         found.append(_Label(said, _PAD_PX, "quiet"))
@@ -235,8 +241,10 @@ def _labels(recovery: ModelRecovery, axis: Axis, width: int) -> list[_Label]:
     return found
 
 
-def _interval_label(word: str, bounds: Interval, axis: Axis, width: int) -> _Label:
+def _interval_label(word: str, bounds: Interval, axis: Axis, width: int, is_open: bool = False) -> _Label:
     low, high = bounds
+    if high is None and is_open:
+        return _Label(f"? last failure {seconds(low)}, no hold proven", axis.x(low, width), "strong")
     if high is None:
         return _Label(f"✗ not {word} by {seconds(low)}", axis.x(low, width), "bad")
     return _Label(f"{word} {interval(bounds)}", axis.x(high, width), "strong" if word == "recovered" else "")

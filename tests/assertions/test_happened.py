@@ -158,7 +158,7 @@ def test_new_connections_are_held_against_the_load(sound: Script) -> None:
     name = "new connections agree"
     agreed = analyze(sound.run())
     assert check(agreed, name).verdict == "pass"
-    assert "solo: new connections back after 4.12 s, load back after 4.02 s" in check(agreed, name).detail
+    assert "solo: new connections back after 4.11 s, load back after 4.01 s" in check(agreed, name).detail
     solo = agreed.models["solo"]
     assert (solo.canary_failed, agreed.models["calm"].canary_back_s) == (27, None)
     assert solo.canary_back_s == pytest.approx((3.95, 4.02), abs=0.15)
@@ -182,7 +182,7 @@ def test_new_connections_that_tell_another_story(sound: Script) -> None:
     assert "never served again" in check(refused, name).detail
     served = check(analyze(canary(sound, 0.0, 30.0, outcome="ok", error="").run()), name)
     assert served.verdict == "unknown"
-    assert "without a failure, load back after 4.02 s: they were served while the load was not" in served.detail
+    assert "without a failure, load back after 4.01 s: they were served while the load was not" in served.detail
     later = check(analyze(canary(sound, 4.0, 4.5, **DOWN).run()), name)  # a few probes more: sampling, and said
     assert (later.verdict, "back after 4.5" in later.detail) == ("pass", True)
 

@@ -69,7 +69,7 @@ def test_a_dead_prometheus_ends_nothing_but_what_rests_on_it(tmp_path: Path) -> 
     code, said = blackstart.end()
     assert code == 2, said
     assert "Traceback" not in said
-    assert "all recovered after" in said
+    assert "all recovered: proven" in said
     assert blackstart.left_behind() == []
     path = only_run(tmp_path / "runs")
     verdicts = {o["name"]: o["verdict"] for o in result_of(path)["objectives"]}

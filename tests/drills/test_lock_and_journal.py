@@ -67,6 +67,12 @@ def test_two_drills_never_hold_the_same_target(tmp_path: Path) -> None:
     with pytest.raises(Refused, match=r"another drill holds local.*a\)") as caught:
         take(locks, tmp_path / "b")
     assert "blackstart watch" in caught.value.hint
+    assert "touch" not in caught.value.hint, "no drill runs there"
+    (tmp_path / "a").mkdir()
+    RunDirectory(tmp_path / "a").journal.touch()
+    with pytest.raises(Refused) as caught:
+        take(locks, tmp_path / "b")
+    assert f"touch {tmp_path / 'a' / 'stop'}`" in caught.value.hint
     take(locks, tmp_path / "b", "kind-amber")  # other targets are free
     assert locks.release(tmp_path / "a") == ("local",)
     assert locks.release(tmp_path / "a") == ()

@@ -62,7 +62,7 @@ def test_each_fault_is_injected_verified_healed_and_failed_back(tmp_path: Path, 
         pytest.skip("a black hole needs root and a working iptables")
     code, out, left, path = run_until_measured(str(drill_with(tmp_path, fault)), out=tmp_path / "runs")
     assert code == 0, out
-    assert "all failed back after" in out
+    assert "all failed back: proven" in out
     assert left == []
     history = read_run(path).history
     assert [op.outcome for op in history.of_kind(FAULT_VERIFIED, FAULT_HEALED)] == ["ok", "ok"]

@@ -50,10 +50,10 @@ def test_live_view_keeps_step_lines_and_no_strip() -> None:
 
 
 def test_strip_says_only_what_is_known() -> None:
-    assert str(Strip("baseline", 1.0)) == "baseline · 1 s · 0 in flight"
+    assert str(Strip("baseline", 1.0)) == "baseline · at 1 s · 0 in flight"
     full = str(Strip("observing", 31.4, ("120 rps", "good 97.6 %", "44 bad so far"), 3, "curie", time_scale=300.0))
     assert full == (
-        "observing · 31 s = 2 h 37 min · 120 rps · good 97.6 % · 44 bad so far · 3 in flight · waiting for: curie"
+        "observing · at 31 s = 2 h 37 min · 120 rps · good 97.6 % · 44 bad so far · 3 in flight · waiting for: curie"
     )
 
 

@@ -104,6 +104,11 @@ def test_a_fleet_comes_up_and_again_changes_nothing(console: Console) -> None:
     again = console.run("fleet", "up", "--env", "kind")
     assert again.returncode == 0, again.stderr
     assert docker("ps", "--no-trunc", "--quiet", "--filter", NODES) == before
+    assert "made whole" not in again.stdout
+    docker("kill", "blackstart-jade-worker2")
+    mended = console.run("fleet", "up", "--env", "kind")
+    assert "blackstart-jade-worker2 was found exited: made whole again" in mended.stdout, mended.stderr
+    assert docker("ps", "--no-trunc", "--quiet", "--filter", NODES) == before
     assert users.read_text() == "apiVersion: v1\nkind: Config\n", "the user's own kubeconfig is never touched"
     status = console.run("fleet", "status", "--env", "kind")
     assert status.returncode == 0, status.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from types import ModuleType
@@ -165,6 +166,24 @@ def test_a_strip_says_what_it_shows() -> None:
     assert "&lt;b&gt;" in strips.strip("<b>", recovery(), axis).wide
 
 
+def test_a_strip_draws_nothing_that_was_not_observed() -> None:
+    never = recovery(recovered_s=(40.0, None), ready_s=None, weights_s=None)
+    axis = strips.axis_for([never], 100.0, 60.0, 60.0)
+    start, failed, seen = (round(axis.x(t, strips.WIDE_PX)) for t in (0.0, 40.0, 60.0))
+
+    def lines(drawn: str) -> list[tuple[int, int, str]]:
+        found = re.findall(r'<line x1="([^"]+)" x2="([^"]+)" y1="33" y2="33" class="(\w+)"', drawn)
+        return [(round(float(x1)), round(float(x2)), name) for x1, x2, name in found]
+
+    missed = strips.strip("m", never, axis).wide
+    assert lines(missed) == [(start, seen, "outage")]
+    cut_off = strips.strip("m", never, axis, is_open=True).wide
+    assert lines(cut_off) == [(start, failed, "outage"), (failed, seen, "unsure")]
+    assert "? last failure 40.0 s, no hold proven" in cut_off
+    assert "✗ not" not in cut_off
+    assert [name for name, _, _ in axis.names(strips.WIDE_PX)] == ["restore 60 s", "limit 100 s"]
+
+
 def test_the_axis_holds_the_limit_and_shows_late_marks_as_arrows() -> None:
     one = recovery(full_capacity_s=500.0)
     axis = strips.axis_for([one], 10.0, 60.0, 40.0)
@@ -223,7 +242,8 @@ def test_findings_are_computed(sample: ModuleType) -> None:
     found = metrics.read(case)
     assert findings.weights(found) == "Weights loaded since the injection: 1.1 GB from store and 200 MB from peer."
     assert "20.8 % of 48 weight requests since it" in findings.cache(found)
-    assert findings.gpus(found) == "GPUs allocated: 29 before the injection, 27 at the lowest after it, 37 at the end."
+    said = "GPUs allocated by the survivors: 19 before the injection, 27 at most after it, 27 at the end."
+    assert findings.gpus(found, ["cobalt"]) == said
 
 
 def test_one_page_has_one_number_of_lost_requests(sample: ModuleType) -> None:

@@ -79,7 +79,7 @@ def up(fleet_text: str | None, small: bool, gateway_port: int) -> int:
     try:
         with _ledger("up").operation("fleet up", clusters=tuple(one.name for one in spec.clusters), text=spec.name):
             state = lifecycle.up(
-                spec, folder, lambda line: console.print(f" ✓ {line}"), gateway_port, facts["fleet_id"]
+                spec, folder, lambda line: console.print(f"   {line}"), gateway_port, facts["fleet_id"]
             )
     finally:
         locks.release(run)

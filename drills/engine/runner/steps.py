@@ -61,7 +61,7 @@ class StepRunner:
         text = step.describe()
         if step.until is not None:
             text = (
-                f"{step.until.text} after {self._since(began):.1f} s, the wait for the proof included"
+                f"{step.until.text}: proven {self._since(began):.1f} s into this step"
                 if reached
                 else (f"not {step.until.text} within {step.at_most_s:g} s ({waiting})")
             )

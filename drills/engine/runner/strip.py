@@ -15,7 +15,8 @@ STRIP_S = 2.0
 
 @dataclass(frozen=True)
 class Strip:
-    """One line. ``lately``: rate, good ratio and latencies of the last settled seconds, and all that ended bad."""
+    """One line. ``elapsed_s``: since the load began. ``lately``: rate, good ratio and latencies of the last settled
+    seconds, and all that ended bad."""
 
     phase: str
     elapsed_s: float
@@ -28,7 +29,13 @@ class Strip:
         minutes = round(self.elapsed_s * self.time_scale / 60)
         replayed = f" = {minutes // 60} h {minutes % 60:02d} min" if self.time_scale != 1.0 else ""
         waiting = (f"waiting for: {self.waiting_for}",) if self.waiting_for else ()
-        parts = (self.phase, f"{self.elapsed_s:.0f} s{replayed}", *self.lately, f"{self.in_flight} in flight", *waiting)
+        parts = (
+            self.phase,
+            f"at {self.elapsed_s:.0f} s{replayed}",
+            *self.lately,
+            f"{self.in_flight} in flight",
+            *waiting,
+        )
         return " · ".join(parts)
 
 

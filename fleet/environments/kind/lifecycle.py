@@ -172,6 +172,10 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
                 f"cluster {cluster.name} has {len(found)} of {len(cluster.containers)} containers",
                 hint="take the fleet down and make it anew: blackstart fleet down --env kind",
             )
+        for one in found:
+            if one.state != "running" or one.address != state.addresses[one.name]:
+                seen = one.state if one.state != "running" else "off its network"
+                say(f"{one.name} was found {seen}: made whole again")
         containers.unpause(cluster.containers)
         containers.start(cluster.containers, state.addresses)
         containers.plug_in(cluster.containers, state.addresses)
