@@ -58,7 +58,7 @@ def analyze(run: Run) -> Result:
         environment=run.header.environment,
         verdict=verdict,
         reasons=headline.reasons(checks, objectives, models),
-        headline=headline.headline(case, verdict, checks, fleet, models),
+        headline=headline.headline(case, verdict, checks, objectives, fleet, models),
         faults=happened.faults(case),
         windows=_windows(case, named),
         fleet=fleet,

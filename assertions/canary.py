@@ -12,6 +12,7 @@ import numpy as np
 
 from assertions.case import Case
 from assertions.measure import Answer
+from assertions.recovery import first_byte_ns
 from assertions.result import Interval
 from assertions.scopes import Scope
 from history.clock import NS_PER_S
@@ -54,14 +55,9 @@ def outage(case: Case, ops: Requests) -> Outage | None:
     again = ok[ok > failed[0]]
     last = int(failed[failed < again[0]][-1]) if len(again) else int(failed[-1])
     low = case.edges.since(ops.t_intended[last])
-    high = max(low, case.edges.seconds(_first_byte_ns(ops, int(again[0])))) if len(again) else None
+    high = max(low, case.edges.seconds(first_byte_ns(ops, int(again[0])))) if len(again) else None
     until = int(ops.t_intended[last])
     return Outage(len(failed), int(ops.t_intended[failed[0]]), until, (low, high))
-
-
-def _first_byte_ns(ops: Requests, row: int) -> int:
-    first = int(ops.t_first_byte[row])
-    return first if first >= 0 else int(ops.t_done[row])
 
 
 def agrees(case: Case) -> Answer:

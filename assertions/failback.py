@@ -89,7 +89,7 @@ def _changes(case: Case) -> Iterator[_Change]:
         back = edges.heal_of(key[1])
         if back is None or key[1] not in edges.victims or (row := _first_answer(load, key, back)) < 0:
             continue
-        sent, answered = max(back, int(load.ops.t_intended[row])), first_byte_ns(load, row)
+        sent, answered = max(back, int(load.ops.t_intended[row])), first_byte_ns(load.ops, row)
         yield _Change(answered, (edges.seconds(sent), edges.seconds(answered)), True, key)
 
 

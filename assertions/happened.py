@@ -158,13 +158,19 @@ def _end_ns(case: Case, hit: _Hit) -> int:
     return min([end, *set_up])
 
 
+def _hidden(hit: _Hit) -> tuple[str, ...]:
+    """The planes that its fault silences."""
+    if hit.mark.signature == UNHURT:
+        return ()
+    return (kinds.PROBE_API,) if hit.mark.signature == API_GONE else (kinds.PROBE_API, kinds.PROBE_DATA)
+
+
 def _went_dark(case: Case, hit: _Hit) -> tuple[bool, str]:
     start, end = hit.op.t_intended if hit.verified_op is None else stamp_ns(hit.verified_op), _end_ns(case, hit)
     before = _probes(case, hit.op.cluster, case.edges.start, hit.op.t_intended)
     during = _probes(case, hit.op.cluster, start, end)
-    planes = (kinds.PROBE_API,) if hit.mark.signature == API_GONE else (kinds.PROBE_API, kinds.PROBE_DATA)
     ok, said = False, list[str]()
-    for plane in planes:
+    for plane in _hidden(hit) or (kinds.PROBE_API, kinds.PROBE_DATA):
         well, down = before.take(before.kind.where(plane)), during.take(during.kind.where(plane))
         well, down = (known.take(~known.outcome.where("unknown")) for known in (well, down))
         if not len(well) and not len(down):
@@ -260,10 +266,12 @@ def _fault(case: Case, hit: _Hit) -> FaultResult:
 def _seen(case: Case, hit: _Hit) -> tuple[Seen, ...]:
     end = _end_ns(case, hit)
     probes = _probes(case, hit.op.cluster, hit.op.t_intended, end)
-    waiting = probes.t_done >= end  # what a cluster says that comes back, the fault did not
+    hidden = np.any([probes.kind.where(plane) for plane in _hidden(hit)], axis=0)
+    waiting = hidden & (probes.t_done >= end)  # what a cluster says that comes back, the fault did not
+    still = WAITING if end < case.edges.stop else "still waiting at the end"
     took_ms: dict[tuple[str, str], list[float]] = {}
     for row in np.flatnonzero((probes.outcome.where("fail") & (probes.t_done >= 0)) | waiting):
-        way = WAITING if waiting[row] else probes.error[int(row)] or "no error named"
+        way = still if waiting[row] else probes.error[int(row)] or "no error named"
         sent = probes.t_sent[row] if probes.t_sent[row] >= 0 else probes.t_intended[row]
         took = took_ms.setdefault((probes.kind[int(row)].removeprefix("probe."), way), [])
         took.append(float(min(probes.t_done[row], end) - sent) / NS_PER_MS)

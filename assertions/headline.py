@@ -6,7 +6,7 @@ Called by ``analyze`` last, when every figure is known; computes nothing of its 
 from __future__ import annotations
 
 from assertions.case import Case
-from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict
+from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict, is_open
 from assertions.validity import INCIDENTS, READABLE
 from history.clock import NS_PER_S
 
@@ -52,6 +52,7 @@ def headline(
     case: Case,
     result: Verdict,
     checks: tuple[Check, ...],
+    objectives: tuple[ObjectiveResult, ...],
     fleet: ModelRecovery | None,
     models: dict[str, ModelRecovery],
 ) -> str:
@@ -64,8 +65,9 @@ def headline(
     marks = case.run.header.faults
     if marks and all(mark.noop for mark in marks):
         return f"Nothing happened: {deed}."
-    observed_s = case.edges.seconds(case.edges.fault_end)
-    told = f"{deed}{_recovery_in_words(fleet, models, observed_s, result)}"
+    scopes = {"fleet": fleet, **models}
+    open_ = {name for name, scope in scopes.items() if is_open(name, scope, objectives, result)}
+    told = f"{deed}{_recovery_in_words(fleet, models, case.edges.seconds(case.edges.fault_end), open_)}"
     return f"{told} The measurement does not count: {_cause(broken[0])}." if broken else told
 
 
@@ -85,20 +87,20 @@ def _deed(case: Case) -> str:
 
 
 def _recovery_in_words(
-    fleet: ModelRecovery, models: dict[str, ModelRecovery], observed_s: float, verdict: Verdict
+    fleet: ModelRecovery, models: dict[str, ModelRecovery], observed_s: float, open_: set[str]
 ) -> str:
     hit = {name: m for name, m in models.items() if not m.unaffected and m.sent}
     if not hit and fleet.unaffected:
         return "; no request failed."
     back = None if fleet.service_back_s is None else fleet.service_back_s[1]
-    seen = "proven" if verdict == "unknown" else "seen"
+    seen = "proven" if "fleet" in open_ else "seen"
     served = "the fleet never stopped serving" if fleet.unaffected else f"the fleet was not {seen} to serve again"
     if back is not None:
         served = f"the fleet served again after {_s(back)}"
     lost = {name: m for name, m in hit.items() if m.recovered_s is None or m.recovered_s[1] is None}
     fell = {name: m for name, m in hit.items() if m.relapsed}
     if lost:
-        return f"; {served}. {_did_not(lost, observed_s, verdict)}"
+        return f"; {served}. {_did_not(lost, observed_s, open_)}"
     ends = {name: m.recovered_s[1] for name, m in hit.items() if m.recovered_s and m.recovered_s[1] is not None}
     if not ends:
         return f"; {served} and stayed there."
@@ -110,10 +112,12 @@ def _recovery_in_words(
     return f"; {served} and {recovered} and stayed so."
 
 
-def _did_not(lost: dict[str, ModelRecovery], observed_s: float, verdict: Verdict) -> str:
+def _did_not(lost: dict[str, ModelRecovery], observed_s: float, open_: set[str]) -> str:
     reasons = {name: m.unplaceable for name, m in lost.items() if m.unplaceable}
-    did_not = "could not be proven to recover" if verdict == "unknown" else "did not recover"
-    text = f"{_names(lost)} {did_not} in the {_s(observed_s)} observed"
+    missed, unproven = ({n: m for n, m in lost.items() if (n in open_) is so} for so in (False, True))
+    parts = [f"{_names(missed)} did not recover"] if missed else []
+    parts += [f"{_names(unproven)} could not be proven to recover"] if unproven else []
+    text = f"{', and '.join(parts)} in the {_s(observed_s)} observed"
     if reasons:
         text += ": " + "; ".join(f"{name} {why}" if len(lost) > 1 else why for name, why in reasons.items())
     return text.rstrip(".") + "."

@@ -15,6 +15,7 @@ from assertions.holds import Hold, certified_holds, relapses
 from assertions.result import Interval
 from assertions.scopes import BAD, UNKNOWN, Load, Rows
 from assertions.windows import Edges
+from history.reader import Requests
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -134,13 +135,13 @@ def _low_s(edges: Edges, t: Ints, known_bad: Bools, best: tuple[Hold, ...], sure
 
 
 def _first_byte_s(load: Load, rows: Rows, hold: Hold | None) -> float | None:
-    return None if hold is None else load.edges.since(first_byte_ns(load, int(rows[hold.start])))
+    return None if hold is None else load.edges.since(first_byte_ns(load.ops, int(rows[hold.start])))
 
 
-def first_byte_ns(load: Load, row: int) -> int:
+def first_byte_ns(ops: Requests, row: int) -> int:
     """When the first byte of an answer was there; when it was done, for answers that record no first byte."""
-    first = int(load.ops.t_first_byte[row])
-    return first if first >= 0 else int(load.ops.t_done[row])
+    first = int(ops.t_first_byte[row])
+    return first if first >= 0 else int(ops.t_done[row])
 
 
 def _first_success(load: Load, rows: Rows, first_bad: int) -> Interval | None:
@@ -149,7 +150,7 @@ def _first_success(load: Load, rows: Rows, first_bad: int) -> Interval | None:
         return None
     row = int(rows[first_bad + 1 + int(later[0])])
     start_s = load.edges.seconds(load.ops.t_intended[row])
-    return max(0.0, start_s), load.edges.since(first_byte_ns(load, row))
+    return max(0.0, start_s), load.edges.since(first_byte_ns(load.ops, row))
 
 
 def _wider(interval: Interval | None, by_s: float) -> Interval | None:

@@ -128,6 +128,16 @@ class ObjectiveResult:
     playbook: str = ""
 
 
+def is_open(scope: str, recovery: ModelRecovery, objectives: tuple[ObjectiveResult, ...], run_verdict: Verdict) -> bool:
+    """Where no recovery of ``scope`` was proven: is it not known (True), or missed?
+
+    As the objectives on its recovery judge it; where it has none, as the whole run was judged. Missed where it found
+    no place.
+    """
+    own = [o.verdict for o in objectives if o.scope == scope and o.indicator in ("recovered", "service_back")]
+    return not recovery.unplaceable and ("fail" not in own if own else run_verdict == "unknown")
+
+
 @dataclass(frozen=True)
 class Check:
     """A validity or *it really happened* check."""

@@ -57,6 +57,7 @@ class RunDirectory:
     drill = property(lambda self: self.path / "drill.py")
     logs = property(lambda self: self.path / "logs")
     journal = property(lambda self: self.path / "journal.jsonl")
+    stop = property(lambda self: self.path / "stop")
 
     def ops_file(self, process: str) -> Path:
         """The file that the writer of ``process`` appends to."""

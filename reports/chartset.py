@@ -159,7 +159,7 @@ def _weights(ground: _Ground) -> list[Chart]:
         "Weight bytes by source",
         findings.weights(found),
         None,
-        note="As Prometheus read it, once a second: that much later than they came. The phases above are exact.",
+        note="As Prometheus read it, once a second: up to that much later than the bytes came.",
     )
     hits_chart = Chart(
         "chart-hits",

@@ -123,7 +123,7 @@ def cache(found: Found) -> str:
 
 
 def gpus(found: Found, victims: Sequence[str]) -> str:
-    """GPUs that the survivors have allocated: before the injection, at most after it, and at the end."""
+    """GPUs allocated (with victims: by the survivors) before the injection, at most after it, and at the end."""
     series = found.get("gpus_allocated", ())
     if not series:
         return "Prometheus recorded no allocated GPUs."
@@ -136,4 +136,5 @@ def gpus(found: Found, victims: Sequence[str]) -> str:
     before, after = total[:since], total[since:]
     start = f"{before[-1]:.0f} before the injection, " if len(before) else ""
     most = f"{after.max():.0f} at most after it, " if len(after) else ""
-    return f"GPUs allocated by the survivors: {start}{most}{total[-1]:.0f} at the end."
+    whose = " by the survivors" if victims else ""
+    return f"GPUs allocated{whose}: {start}{most}{total[-1]:.0f} at the end."

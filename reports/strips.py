@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from assertions.result import Interval, ModelRecovery, Result
+from assertions.result import Interval, ModelRecovery, Result, is_open
 from reports.facts import heal_of, unaffected_in_words, worst_first
 from reports.forms import template
 from reports.words import count, interval, one_line, seconds
@@ -47,7 +47,7 @@ and then loads its weights; when it had started is not on the phase clock (a kub
 class Axis:
     """The common time axis: 0 is the injection; ``marks`` are named instants drawn through every strip.
 
-    ``seen_s``: the end of the fault window, beyond which nothing is known of users.
+    ``seen_s``: the end of the fault window, beyond which strips say nothing of users.
     """
 
     end_s: float
@@ -132,8 +132,10 @@ def build(result: Result, limit_s: float | None, time_scale: float) -> Strips:
     ends = [w.end_s for w in result.windows if w.name == "fault"] or [w.end_s for w in result.windows] or [1.0]
     chosen, note = _choose(result)
     axis = axis_for([m for _, m, _ in chosen], limit_s, max(ends), heal_of(result), time_scale)
-    open_ = result.verdict == "unknown"
-    rows = [Row(shown := one_line(name, 60), m, heading, strip(shown, m, axis, open_)) for name, m, heading in chosen]
+    rows = []
+    for name, m, heading in chosen:
+        open_ = is_open(m.model_class if heading else name, m, result.objectives, result.verdict)
+        rows.append(Row(shown := one_line(name, 60), m, heading, strip(shown, m, axis, open_)))
     ruler = Drawing(_svg("ruler", axis, WIDE_PX), _svg("ruler", axis, NARROW_PX))
     return Strips(ruler, tuple(rows), note)
 

@@ -84,6 +84,15 @@ def test_what_hung_until_the_heal_was_dark(unprobed: Script) -> None:
     assert [(s.error, s.count, s.median_ms) for s in result.faults[0].seen] == [refused, waited] * 2
 
 
+def test_an_answer_of_a_plane_that_the_fault_spares_is_no_failure(unprobed: Script) -> None:
+    well = probes(unprobed, -10.0, 0.0, BOTH)
+    cut = probes(well, 0.5, 30.0, (PROBE_API,), **DOWN)
+    cut = probes(cut, 29.75, 30.0, (PROBE_DATA,), t_done=cut.at(30.001))  # answered at once, as the heal began
+    mark = FaultMark("ControlPlaneCut", "cobalt", "api-gone", "cobalt lost its control plane")
+    result = analyze(replace(cut, header_changes={"faults": (mark,)}).run())
+    assert {seen.plane for seen in result.faults[0].seen} == {"api"}
+
+
 def test_a_victim_counts_as_dark_until_a_stage_sets_it_up(unprobed: Script) -> None:
     dark = probes(probes(unprobed, -10.0, 0.0, BOTH), 0.0, 20.0, BOTH, **DOWN)
     back = probes(dark, 20.0, 30.0, BOTH)

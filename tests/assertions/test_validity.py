@@ -160,6 +160,17 @@ def test_nobody_was_hit(sound: Script) -> None:
     broken(analyze(replace(sound, baseline_s=0.1).run()), "ops in baseline")
 
 
+def test_what_was_missed_is_missed_also_where_the_run_does_not_count(script: Script, objective: Objective) -> None:
+    promised = (objective("recovered", 40.0, scope="model:solo"),)
+    missed = replace(script.fail(0.0, 30.0, ("solo",)), objectives=(objective("recovered", scope="model:solo"),))
+    result = analyze(replace(missed, without=("fault.verified",)).run())
+    assert result.verdict == "unknown"
+    assert "solo did not recover in the 30.0 s observed" in result.headline
+    short = analyze(replace(script.fail(0.0, 29.5, ("solo",)), objectives=promised).run())
+    assert short.verdict == "unknown"
+    assert "solo could not be proven to recover in the 30.0 s observed" in short.headline
+
+
 def test_the_signature_of_the_fault(sound: Script) -> None:
     healed = sound.event("probe.data", 5.0, CLUSTER_PROBER, cluster="cobalt", outcome="fail", error="timeout",
                          t_sent=sound.at(5.0), t_done=sound.at(6.0))  # fmt: skip

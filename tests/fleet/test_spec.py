@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -235,5 +235,6 @@ def test_the_commented_example_is_a_sound_fleet() -> None:
 
 def test_a_run_s_header_tells_every_switch() -> None:
     told = dict(Switches().to_facts())
+    assert list(told) == [field.name for field in fields(Switches)]
     assert (told["locked"], told["reaction"], told["peer_fetch"]) == ("none", "automatic", "False")
     assert dict(Switches(locked=("amber", "jade")).to_facts())["locked"] == "amber, jade"

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from drills.engine.nouns.guards import Glance, Guard, stop_request
 from history.clock import NS_PER_S
-
-STOP_FILE = "stop"
-"""``touch RUN/stop`` ends a run as a guard does."""
+from history.rundir import RunDirectory
 
 
 class RunStopped(Exception):
@@ -28,7 +26,7 @@ class StopRequest:
     """Who asked this run to stop: a file in its directory, or a signal. Set from a signal handler, so it only notes."""
 
     def __init__(self, run: Path) -> None:
-        self._file = run / STOP_FILE
+        self._file = RunDirectory(run).stop
         self._signal = threading.Event()
 
     def by_signal(self) -> None:

@@ -133,8 +133,9 @@ class Locks:
         """``Refused`` unless the one who holds it is known to be dead."""
         if lock.owner.alive:
             hint = "wait until it ends, or look at it: `blackstart watch`"
-            if RunDirectory(Path(lock.run)).journal.is_file():
-                hint += f"; to stop it, `touch {shlex.quote(str(Path(lock.run) / 'stop'))}`: it heals first"
+            run = RunDirectory(Path(lock.run))
+            if run.journal.is_file():
+                hint += f"; to stop it, `touch {shlex.quote(str(run.stop))}`: it heals first"
             if lock.owner.stopped or not lock.owner.here:
                 hint = lock.owner.next_step(lock.run)
             if not lock.owner.here:

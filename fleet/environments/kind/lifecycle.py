@@ -172,13 +172,13 @@ def _again(state: FleetState, spec: FleetSpec, folder: Folder, say: Say) -> Flee
                 f"cluster {cluster.name} has {len(found)} of {len(cluster.containers)} containers",
                 hint="take the fleet down and make it anew: blackstart fleet down --env kind",
             )
-        for one in found:
-            if one.state != "running" or one.address != state.addresses[one.name]:
-                seen = one.state if one.state != "running" else "off its network"
-                say(f"{one.name} was found {seen}: made whole again")
         containers.unpause(cluster.containers)
         containers.start(cluster.containers, state.addresses)
         containers.plug_in(cluster.containers, state.addresses)
+        for one in found:
+            if one.state != "running" or not one.address:
+                seen = one.state if one.state != "running" else "off its network"
+                say(f"{one.name} was found {seen}: made whole again")
     supplies = find(say)
     if state.spec != spec or state.serving_image != supplies.serving_image:
         say(f"the clusters are up; what runs on them becomes that of {spec.name}, with the serving image as it is now")
