@@ -6,7 +6,7 @@ Called by ``analyze`` last, when every figure is known; computes nothing of its 
 from __future__ import annotations
 
 from assertions.case import Case
-from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict, is_open
+from assertions.result import Check, ModelRecovery, ObjectiveResult, Verdict, ends_open
 from assertions.validity import INCIDENTS, READABLE
 from history.clock import NS_PER_S
 
@@ -66,7 +66,7 @@ def headline(
     if marks and all(mark.noop for mark in marks):
         return f"Nothing happened: {deed}."
     scopes = {"fleet": fleet, **models}
-    open_ = {name for name, scope in scopes.items() if is_open(name, scope, objectives, result)}
+    open_ = {name for name, scope in scopes.items() if ends_open(name, scope, objectives, result)}
     told = f"{deed}{_recovery_in_words(fleet, models, case.edges.seconds(case.edges.fault_end), open_)}"
     return f"{told} The measurement does not count: {_cause(broken[0])}." if broken else told
 

@@ -128,7 +128,9 @@ class ObjectiveResult:
     playbook: str = ""
 
 
-def is_open(scope: str, recovery: ModelRecovery, objectives: tuple[ObjectiveResult, ...], run_verdict: Verdict) -> bool:
+def ends_open(
+    scope: str, recovery: ModelRecovery, objectives: tuple[ObjectiveResult, ...], run_verdict: Verdict
+) -> bool:
     """Where no recovery of ``scope`` was proven: is it not known (True), or missed?
 
     As the objectives on its recovery judge it; where it has none, as the whole run was judged. Missed where it found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from assertions.result import ModelRecovery, ObjectiveResult, Result, Verdict
+from assertions.result import ModelRecovery, ObjectiveResult, Result, ends_open
 from history.records import RunHeader
 from reports.words import count, interval, limit_seconds, listed, one_line, percent
 
@@ -43,13 +43,13 @@ def recovered_of(result: Result) -> str:
         return "recovery not measured"
     low, high = fleet.recovered_s
     if high is None:
-        told = _open_end(objective.verdict if objective else result.verdict, low)
+        told = _without_end(ends_open("fleet", fleet, result.objectives, result.verdict), low)
         return told + (f", limit {limit_seconds(objective.limit)}" if objective else "")
     return f"recovered in {interval((high, high))}{limit}"
 
 
-def _open_end(verdict: Verdict, low_s: float) -> str:
-    if verdict == "unknown":
+def _without_end(is_open: bool, low_s: float) -> str:
+    if is_open:
         return f"recovery not proven, last failure at {interval((low_s, low_s))}"
     return f"not recovered after {interval((low_s, low_s))}"
 
@@ -68,7 +68,7 @@ def _worst_recovered(result: Result) -> str | None:
     low, high = worst.bounds or (0.0, None)
     scope, limit = one_line(worst.scope, 40), limit_seconds(worst.limit)
     if high is None:
-        return f"{scope} {_open_end(worst.verdict, low)}, limit {limit}"
+        return f"{scope} {_without_end(worst.verdict != 'fail', low)}, limit {limit}"
     return f"{scope} recovered last, in {interval((high, high))} of {limit}"
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from assertions.result import Interval, ModelRecovery, Result, is_open
+from assertions.result import Interval, ModelRecovery, Result, ends_open
 from reports.facts import heal_of, unaffected_in_words, worst_first
 from reports.forms import template
 from reports.words import count, interval, one_line, seconds
@@ -134,7 +134,7 @@ def build(result: Result, limit_s: float | None, time_scale: float) -> Strips:
     axis = axis_for([m for _, m, _ in chosen], limit_s, max(ends), heal_of(result), time_scale)
     rows = []
     for name, m, heading in chosen:
-        open_ = is_open(m.model_class if heading else name, m, result.objectives, result.verdict)
+        open_ = ends_open(m.model_class if heading else name, m, result.objectives, result.verdict)
         rows.append(Row(shown := one_line(name, 60), m, heading, strip(shown, m, axis, open_)))
     ruler = Drawing(_svg("ruler", axis, WIDE_PX), _svg("ruler", axis, NARROW_PX))
     return Strips(ruler, tuple(rows), note)

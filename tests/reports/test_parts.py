@@ -180,7 +180,8 @@ def test_a_strip_draws_nothing_that_was_not_observed() -> None:
     cut_off = strips.strip("m", never, axis, is_open=True).wide
     assert lines(cut_off) == [(start, failed, "outage"), (failed, seen, "unsure")]
     assert "? last failure 40.0 s, no hold proven" in cut_off
-    assert "✗ not" not in cut_off
+    assert "? not seen ready" in cut_off
+    assert "✗" not in cut_off
     assert [name for name, _, _ in axis.names(strips.WIDE_PX)] == ["restore 60 s", "limit 100 s"]
 
 
@@ -198,6 +199,20 @@ def test_worst_first() -> None:
         "relapsed": recovery(relapsed=True),
     }  # fmt: skip
     assert [name for name, _ in facts.worst_first(models)] == ["never", "relapsed", "late", "early", "fine"]
+
+
+def test_what_is_not_known_is_not_told_as_missed(sample: ModuleType) -> None:
+    result = sample.build("fail").result
+    fleet = replace(result.fleet, recovered_s=(40.0, None), unaffected=False)
+    found = facts.objective_of(result, "recovered")
+    assert found is not None
+    promised = replace(found, verdict="unknown", limit=60.0)
+    cut_off = replace(result, fleet=fleet, objectives=(promised,))
+    assert facts.recovered_of(cut_off) == "recovery not proven, last failure at 40.0 s, limit 60 s"
+    missed = replace(cut_off, objectives=(replace(promised, verdict="fail", limit=10.0),))
+    assert facts.recovered_of(missed) == "not recovered after 40.0 s, limit 10 s"
+    no_room = replace(cut_off, fleet=replace(fleet, unplaceable="needs 4 GPUs"))
+    assert facts.recovered_of(no_room) == "not recovered after 40.0 s, limit 60 s"
 
 
 def test_without_a_fleet_limit_the_worst_scope_speaks(sample: ModuleType) -> None:
