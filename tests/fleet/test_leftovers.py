@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fleet.environments import lock_targets, restore_leftovers
-from fleet.environments.local import black_hole
+from fleet.environments.local import addresses, black_hole, leftovers
 from fleet.environments.local.leftovers import living
 from fleet.environments.local.zygote import LOCK_NAME, MARKER
 from fleet.fleets import micro
@@ -64,6 +66,13 @@ def test_everything_is_removed_after_both_were_killed(tmp_path: Path) -> None:
     assert not work_dir.exists()
     assert all(network not in rules() for network in facts["networks"])
     assert restore_leftovers("local", facts) == ()
+
+
+def test_who_was_just_killed_does_not_hold_its_number() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.251.255.1", addresses.LOCK_PORT))
+        threading.Timer(0.2, holder.close).start()
+        assert not leftovers._in_use("127.251.2.0/24")
 
 
 def sleeper(work_dir: Path, mark: str) -> subprocess.Popen[bytes]:

@@ -112,15 +112,23 @@ def _is_loopback(said: object) -> bool:
     return False
 
 
+RELEASE_S = 1.0
+"""A process that was killed a moment ago holds its fleet's number until the kernel has cleared it away."""
+
+
 def _in_use(network: str) -> bool:
     """Has another fleet taken this fleet's number meanwhile? Then rules of that number are not ours to touch."""
     number = network.split(".")[1]
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        try:
-            probe.bind((f"127.{number}.255.1", addresses.LOCK_PORT))
-        except OSError:
-            return True
-    return False
+    deadline = time.monotonic() + RELEASE_S
+    while True:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            try:
+                probe.bind((f"127.{number}.255.1", addresses.LOCK_PORT))
+                return False
+            except OSError:
+                if time.monotonic() > deadline:
+                    return True
+        time.sleep(0.01)
 
 
 def _ours(work_dir: Path) -> bool:
